@@ -1,0 +1,1 @@
+"""Train, compress, vet and promote image classifiers; knows nothing of Airflow."""

@@ -1,0 +1,42 @@
+"""A candidate: one exported model with what is known of it before the test set is touched.
+
+Every stage that makes a model leaves ``candidates.json`` (artifact ``candidates``) beside the files it names.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from mlapp.result import Metric, Record, StageResult
+
+Kind = Literal["teacher", "student", "filters pruned", "weights pruned"]
+Precision = Literal["float32", "int8"]
+
+
+class Candidate(Record):
+    """One LiteRT file. Accuracy is on the validation split, measured through the LiteRT interpreter."""
+
+    name: str
+    kind: Kind
+    precision: Precision
+    artifact: str
+    bytes: int
+    compressed_bytes: int
+    parameters: int
+    nonzero_parameters: int
+    macs: int
+    validation_accuracy: Metric
+    latency_us: Metric
+    description: str = ""
+
+    @property
+    def label(self) -> str:
+        """Short name for tables and plots."""
+        return f"{self.name} {self.precision}"
+
+
+def read_candidates(result: StageResult) -> list[Candidate]:
+    """The candidates that a stage left."""
+    content = json.loads(result.local("candidates").read_text(encoding="utf-8"))
+    return [Candidate.model_validate(entry) for entry in content]

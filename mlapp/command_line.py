@@ -1,0 +1,128 @@
+"""The command line that every stage has."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from mlapp import config as configuration
+from mlapp import storage
+from mlapp.errors import Terminated, UserError
+from mlapp.schema import Config, Section
+from mlapp.stage import Stage
+
+log = logging.getLogger("mlapp")
+
+
+def main(stage: Stage[Any], argv: list[str]) -> None:
+    """Run a stage from its command line. Exit codes: 0 done, 2 something the user can mend, 143 terminated."""
+    signal.signal(signal.SIGTERM, _terminate)
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    parser = build_parser(stage)
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.schema:
+        print(json.dumps(stage.config.model_json_schema(), indent=2))
+        return
+    try:
+        config, workdir = prepare(stage, arguments)
+        result = stage(config, workdir, force=arguments.force)
+        if arguments.uri_to:
+            storage.write_text(storage.at(arguments.uri_to), result.uri)
+    except UserError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (Terminated, KeyboardInterrupt):
+        print(f"{parser.prog}: stopped; the same command takes the work up again", file=sys.stderr)
+        sys.exit(143)
+    log.info("%s: %s", stage.name, result.headline or "done")
+    log.info("result: %s", result.uri)
+
+
+def prepare(stage: Stage[Any], arguments: argparse.Namespace) -> tuple[Section, str]:
+    """The stage's validated config and its work directory, from parsed arguments."""
+    overrides = configuration.parse_overrides(arguments.overrides)
+    if stage.section is None and set(overrides) - {"storage"}:
+        raise UserError(f"{stage.name} takes no overrides but those of storage, not {', '.join(overrides)}")
+    resolved = (
+        configuration.load(arguments.preset, overrides) if not arguments.config else _resolved(arguments, overrides)
+    )
+    section = getattr(resolved, stage.section).model_dump() if stage.section else {}
+    own = {name: getattr(arguments, name) for name in _own_fields(stage) if getattr(arguments, name) is not None}
+    config = stage.resolved(configuration.validate(stage.config, {**section, **own}, {"the command line": own}))
+    area = storage.at(getattr(resolved.storage, stage.area))
+    return config, arguments.workdir or str(area / stage.name / stage.key(config)[:16])
+
+
+def build_parser(stage: Stage[Any]) -> argparse.ArgumentParser:
+    """The parser of a stage: common flags, one flag for each field of its own, and overrides of its section."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {stage.module}",
+        description=sys.modules[stage.body.__module__].__doc__,
+        epilog=_section_help(stage),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name, field in _own_fields(stage).items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            help=field.description,
+            metavar="URI" if name in stage.inputs else name.upper(),
+            nargs="+" if "tuple" in str(field.annotation) else None,
+        )
+    parser.add_argument(
+        "--workdir", help="work directory, local or gs://; default: in its storage area, by content key"
+    )
+    parser.add_argument(
+        "--preset", default=configuration.DEFAULT_PRESET, help="preset name or .yaml file (%(default)s)"
+    )
+    parser.add_argument("--config", help="URI of a resolved configuration (JSON), instead of a preset")
+    parser.add_argument("--force", action="store_true", help="compute again even if a valid result stands")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of this stage's config and exit")
+    parser.add_argument("--uri-to", metavar="FILE", help="also write the URI of result.json to this file")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="overrides of the configuration")
+    return parser
+
+
+def _resolved(arguments: argparse.Namespace, overrides: dict[str, Any]) -> Config:
+    path = storage.at(arguments.config)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no configuration at {path}: give the URI of a resolved config.json") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    merged = configuration.merge(content, overrides)
+    return configuration.validate(Config, merged, {str(path): content, "the overrides": overrides})
+
+
+def _own_fields(stage: Stage[Any]) -> dict[str, FieldInfo]:
+    shared = Config.model_fields[stage.section].annotation.model_fields if stage.section else {}  # type: ignore[union-attr]
+    return {name: field for name, field in stage.config.model_fields.items() if name not in shared}
+
+
+def _section_help(stage: Stage[Any]) -> str:
+    if stage.section is None:
+        return ""
+    section = Config.model_fields[stage.section]
+    lines = [f"settings of {stage.section} (defaults < preset < MLAPP_{stage.section.upper()}__FIELD < override):"]
+    for name, field in section.annotation.model_fields.items():  # type: ignore[union-attr]
+        default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True))
+        lines += [f"  {stage.section}.{name}={default}", f"      {field.description}{_bounds(field.metadata)}"]
+    return "\n".join(lines)
+
+
+def _bounds(marks: Iterable[object]) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    told = [f"{sign} {getattr(mark, name)}" for mark in marks for name, sign in signs.items() if hasattr(mark, name)]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise Terminated

@@ -1,0 +1,156 @@
+"""Resolve the configuration of a run: defaults < preset < environment < overrides, unknown keys rejected.
+
+Every layer speaks the same names: ``training: {epochs: 10}`` in a preset, ``MLAPP_TRAINING__EPOCHS=10`` in the
+environment, ``training.epochs=10`` on the command line, ``{"training.epochs": 10}`` or nested in a DAG run's conf.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import EnvSettingsSource, SettingsError
+
+from mlapp.errors import UserError
+from mlapp.schema import Config
+
+PRESETS = Path(__file__).parent / "presets"
+DEFAULT_PRESET = "quick"
+M = TypeVar("M", bound=BaseModel)
+
+
+def load(
+    preset: str = DEFAULT_PRESET,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """The validated configuration from all layers; a `UserError` names each wrong key or value and its layer."""
+    layers = {
+        f"preset {preset}": read_preset(preset),
+        "the environment": _from_environment(os.environ if environ is None else environ),
+        "the overrides": nest(overrides or {}),
+    }
+    merged: dict[str, Any] = {}
+    for layer in layers.values():
+        merged = merge(merged, layer)
+    return validate(Config, merged, layers)
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the project."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def read_preset(preset: str) -> dict[str, Any]:
+    """A preset's settings: one of `preset_names`, or the path of a YAML file of the same shape."""
+    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
+    if not path.is_file():
+        raise UserError(f"no preset {preset!r}: choose one of {', '.join(preset_names())}, or give a .yaml file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"preset {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"preset {path} must map sections to settings, not be a {type(content).__name__}")
+    return nest(content)
+
+
+def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
+    """``["training.epochs=10"]`` as nested settings; values are read as YAML, so lists and null work too."""
+    flat: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals or not name:
+            raise UserError(f"cannot read {argument!r}: write an override as section.field=value")
+        try:
+            flat[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"cannot read the value of {name}: {value!r} is not YAML") from error
+    return nest(flat)
+
+
+def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Spell dotted keys out as nested ones: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``."""
+    nested: dict[str, Any] = {}
+    for name, value in settings.items():
+        *parents, leaf = str(name).split(".")
+        branch: Any = nest(value) if isinstance(value, Mapping) else value
+        for key in (leaf, *reversed(parents)):
+            branch = {key: branch}
+        nested = merge(nested, branch)
+    return nested
+
+
+def validate(model: type[M], values: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any]]) -> M:
+    """Validate settings, turning pydantic's report into one line that names every field, its layer and the fix."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        told = [_explain(model, dict(detail), layers) for detail in error.errors()]
+        raise UserError("; ".join(dict.fromkeys(told))) from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    prefix = str(Config.model_config["env_prefix"])
+    for name in environ:
+        section = name.removeprefix(prefix).split("__")[0].lower()
+        if name.startswith(prefix) and "__" in name and section not in Config.model_fields:
+            raise UserError(
+                f"{name} in the environment sets an unknown section{_nearest(section, Config.model_fields)}"
+            )
+    source = EnvSettingsSource(Config)
+    source.env_vars = {name.lower(): value for name, value in environ.items() if name.startswith(prefix)}
+    try:
+        return source()
+    except SettingsError as error:
+        raise UserError(f"{error} (give lists and maps as JSON)") from error
+
+
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of ``base`` overlaid by those of ``top``, section by section."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _explain(model: type[BaseModel], detail: dict[str, Any], layers: Mapping[str, Mapping[str, Any]]) -> str:
+    location = [str(part) for part in detail["loc"]]
+    name = ".".join(location)
+    origin = next((layer for layer in reversed(list(layers)) if _stands_in(location, layers[layer])), None)
+    origin = f" (from {origin})" if origin else ""
+    if detail["type"] == "extra_forbidden":
+        return f"unknown setting {name}{origin}{_nearest(location[-1], _siblings(model, location))}"
+    reason = detail["msg"][0].lower() + detail["msg"][1:]
+    given = "" if detail["type"] == "missing" else f", not {detail['input']!r}"
+    return f"{name}: {reason}{given}{origin}"
+
+
+def _stands_in(location: list[str], layer: Any) -> bool:
+    for part in location:
+        if not isinstance(layer, Mapping):
+            return True
+        if part not in layer:
+            return False
+        layer = layer[part]
+    return True
+
+
+def _siblings(model: type[BaseModel], location: list[str]) -> Iterable[str]:
+    for part in location[:-1]:
+        inner = model.model_fields[part].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ()
+        model = inner
+    return model.model_fields
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f": did you mean {match[0]}?" if match else f": known are {', '.join(sorted(known))}"

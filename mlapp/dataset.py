@@ -1,0 +1,53 @@
+"""The training-ready data set, memory-mapped: opening it reads nothing, and a batch reads just its own pages."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from mlapp.result import StageResult
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (n, height, width, channels) uint8 and labels (n,) uint8, both memory-mapped and read-only."""
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A transformed data set: its description (`dataset.json`) and its three splits."""
+
+    name: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    description: dict[str, Any]
+    result: StageResult
+
+    @classmethod
+    def open(cls, uri: str) -> Dataset:
+        """Open the data set behind the URI of a transform stage's result."""
+        result = StageResult.load(uri)
+        description = json.loads(result.local("dataset").read_text(encoding="utf-8"))
+        height, width, channels = description["shape"]
+        return cls(description["name"], tuple(description["classes"]), (height, width, channels), description, result)
+
+    def split(self, name: SplitName) -> Split:
+        """One split, memory-mapped."""
+        images, labels = (
+            np.load(self.result.local(f"{name}_{kind}"), mmap_mode="r", allow_pickle=False)
+            for kind in ("images", "labels")
+        )
+        return Split(images, labels)

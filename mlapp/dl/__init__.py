@@ -1,0 +1,1 @@
+"""Deep learning: the networks, the three trainers, and the export to LiteRT."""

@@ -1,0 +1,1 @@
+"""Promoted bundles: immutable folders, and the pointer to the champion."""

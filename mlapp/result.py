@@ -1,0 +1,136 @@
+"""What a stage leaves behind: `result.json`, the only thing that passes from one stage to the next."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from upath import UPath
+
+from mlapp import storage
+from mlapp.errors import UserError
+
+RESULT = "result.json"
+
+
+class Input:
+    """Marks a stage config's field that holds the URI of an earlier result (or of a bundle's manifest).
+
+    The stage's key takes the digest of what the URI points to, not the URI itself.
+    """
+
+
+ResultUri = Annotated[str, Input()]
+ResultUris = Annotated[tuple[str, ...], Input()]
+
+
+class Record(BaseModel):
+    """A frozen piece of a result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Artifact(Record):
+    """A file that a stage wrote. ``uri`` is relative to the result's own folder, or absolute outside it."""
+
+    uri: str
+    sha256: str
+    bytes: int = Field(ge=0)
+
+
+class Metric(Record):
+    """A measured figure, with the number of observations behind it and its 95 % interval where there is one."""
+
+    value: float
+    n: int | None = None
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+
+
+class Outcome(BaseModel):
+    """What a stage's body hands back: files it wrote (under its work directory, or anywhere by URI) and figures."""
+
+    artifacts: dict[str, Path | UPath | str] = Field(default_factory=dict)
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    headline: str = ""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+
+class StageResult(Record):
+    """The content of `result.json`."""
+
+    stage: str
+    key: str
+    headline: str = ""
+    config: dict[str, Any]
+    inputs: dict[str, str] = Field(description="input URI by name, as given")
+    artifacts: dict[str, Artifact]
+    metrics: dict[str, Metric]
+    timings: dict[str, float] = Field(description="wall_s, cpu_s, peak_rss_mb")
+    environment: dict[str, str]
+    finished: str = Field(description="when, ISO 8601 in UTC")
+    folder: str = Field("", exclude=True, description="URI of the folder that the result was read from")
+
+    @classmethod
+    def load(cls, uri: str) -> StageResult:
+        """Read a result by the URI of its `result.json` (or of the folder that holds it)."""
+        path = storage.at(uri)
+        path = path if path.name.endswith(".json") else path / RESULT
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls.model_validate({**content, "folder": str(path.parent)})
+        except FileNotFoundError as error:
+            raise UserError(f"no result at {path}: run the stage that makes it first") from error
+        except (ValueError, ValidationError, TypeError) as error:
+            raise UserError(f"{path} is not a stage result: delete its folder and run that stage again") from error
+
+    @property
+    def uri(self) -> str:
+        """The URI of this result's own `result.json`."""
+        return str(storage.at(self.folder) / RESULT)
+
+    def artifact(self, name: str) -> UPath:
+        """Where the artifact of this name lies; a `UserError` names the missing one."""
+        if name not in self.artifacts:
+            raise UserError(
+                f"{self.uri} ({self.stage}) has no artifact {name!r}: give the result of the stage that makes it"
+            )
+        return self._locate(self.artifacts[name])
+
+    def local(self, name: str) -> Path:
+        """A local path of the artifact, fetched where it is remote."""
+        return storage.fetch(self.artifact(name))
+
+    def digest(self) -> str:
+        """Hash of what this result stands for, whenever and wherever it was computed."""
+        content = {name: artifact.sha256 for name, artifact in self.artifacts.items()}
+        return hashlib.sha256(json.dumps([self.stage, self.key, content], sort_keys=True).encode()).hexdigest()
+
+    def damage(self) -> str | None:
+        """What is wrong with the artifacts on disk (the first missing or altered file); None when all are whole."""
+        for name, artifact in self.artifacts.items():
+            path = self._locate(artifact)
+            if not path.exists():
+                return f"{name} is missing ({path})"
+            if path.stat().st_size != artifact.bytes or storage.sha256(path) != artifact.sha256:
+                return f"{name} was altered ({path})"
+        return None
+
+    def _locate(self, artifact: Artifact) -> UPath:
+        absolute = "://" in artifact.uri or artifact.uri.startswith("/")
+        return storage.at(artifact.uri) if absolute else storage.at(self.folder) / artifact.uri
+
+
+def input_digest(uri: str) -> str:
+    """The digest an input enters a stage's key with: a result's own, or the hash of any other file."""
+    path = storage.at(uri)
+    if path.name == RESULT or not path.suffix:
+        return StageResult.load(uri).digest()
+    if not path.exists():
+        raise UserError(f"no input at {path}: give the URI of an existing file")
+    return storage.sha256(path)

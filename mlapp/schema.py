@@ -1,0 +1,204 @@
+"""Everything a user can set, in one page: the sections of the configuration with their bounds and defaults.
+
+Light to import (no NumPy, no TensorFlow): the DAG builds its trigger form from it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+Architecture = Literal["cnn3", "convnet"]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that rejects keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Storage(Section):
+    """Where each kind of file lives: local folders here, three buckets and a registry prefix in the cloud."""
+
+    raw: str = Field("data/raw", description="raw area: the source files as extracted")
+    processed: str = Field("data/processed", description="processed area: reports and training-ready splits")
+    models: str = Field("models", description="models area: intermediate models and checkpoints")
+    experiments: str = Field("experiments", description="one dated folder a run: resolved config and summary")
+    registry: str = Field("production_models", description="vetted bundles and the pointer to the champion")
+
+
+class Data(Section):
+    """Which data set, and where it comes from."""
+
+    name: str = Field("fashion_mnist", pattern=r"^[a-z][a-z0-9_]{0,39}$", description="name of the data set")
+    source: str | None = Field(
+        None,
+        description="folder of four IDX files or of class folders, local, gs:// or http(s)://; "
+        "unset: an installed system data set, the official URLs, then Debian's package",
+    )
+    sha256: dict[str, str] = Field(
+        default_factory=dict,
+        description="SHA-256 of decompressed IDX files by name, for instance train-images: c59f…; "
+        "Fashion-MNIST's own are known",
+    )
+    image_size: int = Field(28, ge=8, le=512, description="pixels a side that images from class folders are resized to")
+
+
+class Quality(Section):
+    """What the validation of raw data tolerates."""
+
+    min_class_count: int = Field(10, ge=1, description="least images of every class in the training files")
+    max_duplicates: float = Field(
+        0.01, ge=0, le=1, description="most exact duplicates within one split, as a share of its images"
+    )
+    max_leaked: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="most test images that also stand in the training files, as a share of the test set",
+    )
+    max_constant: float = Field(0.001, ge=0, le=1, description="most one-valued images, as a share of a split")
+
+
+class Transform(Section):
+    """How raw data becomes training-ready splits."""
+
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the split")
+    validation_fraction: float = Field(
+        1 / 12, gt=0, lt=0.5, description="share of the training files held out for every choice that is made"
+    )
+    test_fraction: float = Field(
+        1 / 7, gt=0, lt=0.5, description="share held out for the final report, where the source has no test set"
+    )
+    limit: int | None = Field(
+        None, ge=100, description="use at most so many training and test images each, stratified; for trying things out"
+    )
+
+
+class Optimization(Section):
+    """What every gradient-based stage shares."""
+
+    epochs: int = Field(8, ge=1, le=1000, description="passes over the training split")
+    batch_size: int = Field(128, ge=8, le=4096, description="images a step")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate")
+    schedule: Literal["constant", "one_cycle", "plateau"] = Field(
+        "one_cycle",
+        description="one_cycle: linear warm-up, then linear to zero; plateau: ×0.2 after 3 epochs without progress",
+    )
+    warmup: float = Field(0.15, ge=0, lt=1, description="share of the steps spent warming up (one_cycle)")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread over the other classes")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay (AdamW) of kernels")
+    augmentation: Literal["none", "light", "reference"] = Field(
+        "light",
+        description="light: flip, shift by a pixel or two, cutout; "
+        "reference: the tutorials' rotation 15°, shift, shear and zoom 15 %, flip, nearest fill",
+    )
+    patience: int = Field(10, ge=1, description="stop after so many epochs without a better validation loss")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of initial weights, order and augmentation")
+
+
+class Training(Optimization):
+    """The teacher network."""
+
+    architecture: Architecture = Field(
+        "convnet", description="convnet: the default; cnn3: the tutorials' reference CNN"
+    )
+    width: float = Field(1.0, gt=0, le=8, description="multiplier of every layer's channels")
+
+
+class Distillation(Optimization):
+    """The students that learn from the teacher."""
+
+    widths: tuple[float, ...] = Field(
+        (0.5, 0.25), min_length=1, max_length=8, description="one student for each width, as a multiplier of channels"
+    )
+    temperature: float = Field(4.0, ge=1, le=50, description="softening of teacher and student logits")
+    alpha: float = Field(0.7, ge=0, le=1, description="weight of the teacher's soft labels against the hard ones")
+
+
+class Pruning(Optimization):
+    """Removing weights or whole filters from the best student, then fine-tuning with the teacher."""
+
+    method: Literal["filters", "weights"] = Field(
+        "filters", description="filters: rebuild narrower layers; weights: zero single weights (tfmot), same shapes"
+    )
+    sparsities: tuple[float, ...] = Field(
+        (0.3, 0.5), min_length=1, max_length=8, description="shares of filters or weights to remove, each tried"
+    )
+    temperature: float = Field(4.0, ge=1, le=50, description="softening of teacher and student logits")
+    alpha: float = Field(0.7, ge=0, le=1, description="weight of the teacher's soft labels against the hard ones")
+
+
+class Export(Section):
+    """Conversion to LiteRT, and how it is measured."""
+
+    representative_images: int = Field(500, ge=10, le=10000, description="training images that set the int8 ranges")
+    latency_runs: int = Field(200, ge=20, le=10000, description="timed single-image inferences on one thread")
+
+
+class Selection(Section):
+    """Which candidate becomes the challenger, decided on validation only."""
+
+    max_accuracy_drop: float = Field(
+        0.01, ge=0, le=1, description="the smallest model within so much of the teacher's validation accuracy wins"
+    )
+    max_bytes: int = Field(150_000, ge=1000, description="byte budget of the model file")
+    max_latency_us: float = Field(5000.0, gt=0, description="budget for one image on one thread, in microseconds")
+    precision: Literal["int8", "float32", "any"] = Field("int8", description="which exported models may be chosen")
+
+
+class Vetting(Section):
+    """The gates between a challenger and production, on the frozen test set."""
+
+    min_accuracy: float = Field(0.85, ge=0, le=1, description="absolute floor of test accuracy")
+    min_class_recall: float = Field(0.5, ge=0, le=1, description="absolute floor of every class's recall")
+    max_class_drop: float = Field(
+        0.05, ge=0, le=1, description="most recall that any class may lose against the champion"
+    )
+    significance: float = Field(0.05, gt=0, lt=0.5, description="level of McNemar's exact test")
+    max_bytes: int = Field(150_000, ge=1000, description="byte budget of the model file")
+    max_latency_us: float = Field(5000.0, gt=0, description="budget for one image on one thread, in microseconds")
+    bootstrap_samples: int = Field(10_000, ge=1000, description="resamples of the paired bootstrap interval")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the bootstrap")
+
+
+class Promotion(Section):
+    """How a promoted model is filed."""
+
+    name: str = Field(
+        "fashion_mnist", pattern=r"^[a-z][a-z0-9_]{0,39}$", description="name of the model in the registry"
+    )
+
+
+class Config(BaseSettings):
+    """The whole configuration of a run."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="MLAPP_", env_nested_delimiter="__", allow_inf_nan=False
+    )
+
+    storage: Storage = Storage()
+    data: Data = Data()
+    quality: Quality = Quality()
+    transform: Transform = Transform()
+    training: Training = Training()
+    distillation: Distillation = Distillation()
+    pruning: Pruning = Pruning()
+    export: Export = Export()
+    selection: Selection = Selection()
+    vetting: Vetting = Vetting()
+    promotion: Promotion = Promotion()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `mlapp.config.load` has layered: it asks the sources itself, to know where each value is from."""
+        return (init_settings,)

@@ -1,0 +1,205 @@
+"""The stage contract: one way to run any piece of work, from the command line, the DAG or a container.
+
+A stage is a function ``body(config, workdir) -> Outcome`` under the `stage` decorator, which makes it
+``run(config, workdir) -> StageResult``: it skips what is already done, measures, hashes and writes `result.json` last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_type_hints
+
+from mlapp import storage
+from mlapp.code_version import code_version
+from mlapp.errors import UserError
+from mlapp.result import RESULT, Artifact, Input, Outcome, StageResult, input_digest
+from mlapp.schema import Section
+
+C = TypeVar("C", bound=Section)
+log = logging.getLogger("mlapp")
+
+
+@dataclass(frozen=True)
+class Stage(Generic[C]):
+    """A named piece of work with a typed config; calling it runs it, or takes up a valid earlier result."""
+
+    name: str
+    config: type[C]
+    section: str | None
+    area: str
+    body: Callable[[C, Path], Outcome]
+    cached: bool = True
+    resolve: Callable[[C], C] | None = None
+
+    def __call__(self, config: C, workdir: str | os.PathLike[str], force: bool = False) -> StageResult:
+        """Run in ``workdir`` and return the result; a valid result of the same key is returned as it stands."""
+        folder = storage.at(workdir)
+        config = self.resolved(config)
+        key = self.key(config)
+        try:
+            with storage.workspace(folder) as local, _lock(local):
+                done = None if force or not self.cached else self.done(config, workdir, key)
+                if done is not None:
+                    log.info("%s: nothing to do, valid result of %s at %s", self.name, done.finished, done.uri)
+                    return done
+                return self._compute(config, key, local, folder)
+        except OSError as error:
+            if told := storage.explain(error):
+                raise told from error
+            raise
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the module that defines the stage, also when it was started with ``python -m``."""
+        name = self.body.__module__
+        spec = sys.modules["__main__"].__spec__
+        return spec.name if name == "__main__" and spec else name
+
+    def resolved(self, config: C) -> C:
+        """The config with what the world decides filled in (the present champion); the same again if it already is."""
+        return self.resolve(config) if self.resolve else config
+
+    def key(self, config: C) -> str:
+        """Hash of what the result depends on: this stage's code, its settings, and the content of its inputs."""
+        settings = {name: value for name, value in config.model_dump(mode="json").items() if name not in self.inputs}
+        given = {name: [input_digest(uri) for uri in uris] for name, uris in _input_uris(config, self.inputs).items()}
+        parts = {"stage": self.name, "code": code_version(self.module), "settings": settings, "inputs": given}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the config fields that hold URIs of earlier results."""
+        fields = self.config.model_fields.items()
+        return [name for name, field in fields if any(isinstance(mark, Input) for mark in field.metadata)]
+
+    def done(self, config: C, workdir: str | os.PathLike[str], key: str | None = None) -> StageResult | None:
+        """The valid result that already stands in ``workdir``, if any: same key, every artifact whole."""
+        path = storage.at(workdir) / RESULT
+        if not path.exists():
+            return None
+        try:
+            result = StageResult.load(str(path))
+        except UserError as error:
+            log.warning("%s: computing again, %s", self.name, error)
+            return None
+        if result.key != (key or self.key(config)):
+            return None
+        if damage := result.damage():
+            log.warning("%s: computing again, %s", self.name, damage)
+            return None
+        return result
+
+    def main(self, argv: list[str] | None = None) -> None:
+        """The stage's command line."""
+        from mlapp.command_line import main
+
+        main(self, sys.argv[1:] if argv is None else argv)
+
+    def _compute(self, config: C, key: str, local: Path, folder: Any) -> StageResult:
+        (local / RESULT).unlink(missing_ok=True)
+        wall, cpu = time.perf_counter(), _cpu_seconds()
+        outcome = self.body(config, local)
+        result = StageResult(
+            stage=self.name,
+            key=key,
+            headline=outcome.headline,
+            config=config.model_dump(mode="json"),
+            inputs={name: " ".join(uris) for name, uris in _input_uris(config, self.inputs).items()},
+            artifacts={name: _artifact(path, local, folder) for name, path in outcome.artifacts.items()},
+            metrics=outcome.metrics,
+            timings={
+                "wall_s": round(time.perf_counter() - wall, 3),
+                "cpu_s": round(_cpu_seconds() - cpu, 3),
+                "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            },
+            environment=_environment(self.module),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            folder=str(folder),
+        )
+        storage.write_text(folder / RESULT, result.model_dump_json(indent=2) + "\n")
+        return result
+
+
+def stage(
+    name: str,
+    *,
+    area: str,
+    section: str | None = None,
+    cached: bool = True,
+    resolve: Callable[[Any], Any] | None = None,
+) -> Callable[[Callable[[C, Path], Outcome]], Stage[C]]:
+    """Make a stage of ``body(config, workdir) -> Outcome``.
+
+    ``section`` names the part of the configuration that the stage's config extends, ``area`` the storage area that
+    holds its work directories. ``cached=False`` is for a stage whose effect lies outside its files (promotion): it
+    is idempotent by itself and never skipped. ``resolve`` fills in config fields that depend on the world, before the
+    key is taken.
+    """
+
+    def decorate(body: Callable[[C, Path], Outcome]) -> Stage[C]:
+        config = get_type_hints(body)["config"]
+        return Stage(name=name, config=config, section=section, area=area, body=body, cached=cached, resolve=resolve)
+
+    return decorate
+
+
+def _input_uris(config: Section, names: list[str]) -> dict[str, list[str]]:
+    values = {name: getattr(config, name) for name in names}
+    return {
+        name: [value] if isinstance(value, str) else list(value) for name, value in values.items() if value is not None
+    }
+
+
+def _artifact(path: Any, local: Path, folder: Any) -> Artifact:
+    place = storage.at(path)
+    inside = storage.is_local(place) and Path(place.path).is_relative_to(local.absolute())
+    relative = str(Path(place.path).relative_to(local.absolute())) if inside else str(place)
+    if inside and not storage.is_local(folder):
+        (folder / relative).fs.put_file(place.path, (folder / relative).path)
+    return Artifact(uri=relative, sha256=storage.sha256(place), bytes=place.stat().st_size)
+
+
+@contextmanager
+def _lock(local: Path) -> Iterator[None]:
+    """One process a work directory: a second one waits, then finds the first one's result."""
+    with (local / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process works in %s: waiting for it", local)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _cpu_seconds() -> float:
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def _environment(module: str) -> dict[str, str]:
+    loaded = {name.replace("_", "-") for name in sys.modules}
+    packages = ["numpy", "tensorflow", "tf-keras"]
+    versions = {name: metadata.version(name) for name in packages if name in loaded}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": str(os.cpu_count()),
+        "code": code_version(module),
+        **versions,
+    }

@@ -1,0 +1,1 @@
+"""Which candidate becomes the challenger, and whether it may replace the champion."""
