@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from mlapp import config as configuration
 from mlapp import storage
-from mlapp.errors import Terminated, UserError
+from mlapp.errors import Terminated, UserError, raise_terminated
 from mlapp.schema import Config, Section
 from mlapp.stage import Stage
 
@@ -23,7 +23,7 @@ log = logging.getLogger("mlapp")
 
 def main(stage: Stage[Any], argv: list[str]) -> None:
     """Run a stage from its command line. Exit codes: 0 done, 2 something the user can mend, 143 terminated."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, raise_terminated)
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     parser = build_parser(stage)
     arguments = parser.parse_intermixed_args(argv)
@@ -54,8 +54,11 @@ def prepare(stage: Stage[Any], arguments: argparse.Namespace) -> tuple[Section, 
         configuration.load(arguments.preset, overrides) if not arguments.config else _resolved(arguments, overrides)
     )
     section = getattr(resolved, stage.section).model_dump() if stage.section else {}
+    embedded = {name: getattr(resolved, name) for name in _embedded_sections(stage)}
     own = {name: getattr(arguments, name) for name in _own_fields(stage) if getattr(arguments, name) is not None}
-    config = stage.resolved(configuration.validate(stage.config, {**section, **own}, {"the command line": own}))
+    config = stage.resolved(
+        configuration.validate(stage.config, {**section, **embedded, **own}, {"the command line": own})
+    )
     area = storage.at(getattr(resolved.storage, stage.area))
     return config, arguments.workdir or str(area / stage.name / stage.key(config)[:16])
 
@@ -103,18 +106,24 @@ def _resolved(arguments: argparse.Namespace, overrides: dict[str, Any]) -> Confi
 
 
 def _own_fields(stage: Stage[Any]) -> dict[str, FieldInfo]:
-    shared = Config.model_fields[stage.section].annotation.model_fields if stage.section else {}  # type: ignore[union-attr]
-    return {name: field for name, field in stage.config.model_fields.items() if name not in shared}
+    section = Config.model_fields[stage.section].annotation.model_fields if stage.section else {}  # type: ignore[union-attr]
+    known = {*section, *_embedded_sections(stage)}
+    return {name: field for name, field in stage.config.model_fields.items() if name not in known}
+
+
+def _embedded_sections(stage: Stage[Any]) -> list[str]:
+    """Other sections that the stage's config holds under their own names."""
+    sections = {name: field.annotation for name, field in Config.model_fields.items()}
+    return [name for name, field in stage.config.model_fields.items() if field.annotation is sections.get(name)]
 
 
 def _section_help(stage: Stage[Any]) -> str:
-    if stage.section is None:
-        return ""
-    section = Config.model_fields[stage.section]
-    lines = [f"settings of {stage.section} (defaults < preset < MLAPP_{stage.section.upper()}__FIELD < override):"]
-    for name, field in section.annotation.model_fields.items():  # type: ignore[union-attr]
-        default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True))
-        lines += [f"  {stage.section}.{name}={default}", f"      {field.description}{_bounds(field.metadata)}"]
+    lines = []
+    for section in [*([stage.section] if stage.section else []), *_embedded_sections(stage)]:
+        lines.append(f"settings of {section} (defaults < preset < MLAPP_{section.upper()}__FIELD < override):")
+        for name, field in Config.model_fields[section].annotation.model_fields.items():  # type: ignore[union-attr]
+            default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True))
+            lines += [f"  {section}.{name}={default}", f"      {field.description}{_bounds(field.metadata)}"]
     return "\n".join(lines)
 
 
@@ -122,7 +131,3 @@ def _bounds(marks: Iterable[object]) -> str:
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     told = [f"{sign} {getattr(mark, name)}" for mark in marks for name, sign in signs.items() if hasattr(mark, name)]
     return f" ({', '.join(told)})" if told else ""
-
-
-def _terminate(signum: int, frame: object) -> None:
-    raise Terminated

@@ -5,12 +5,14 @@ Light to import (no NumPy, no TensorFlow): the DAG builds its trigger form from 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 Architecture = Literal["cnn3", "convnet"]
+IdxName = Literal["train-images", "train-labels", "t10k-images", "t10k-labels"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Section(BaseModel):
@@ -32,16 +34,31 @@ class Storage(Section):
 class Data(Section):
     """Which data set, and where it comes from."""
 
-    name: str = Field("fashion_mnist", pattern=r"^[a-z][a-z0-9_]{0,39}$", description="name of the data set")
+    name: str = Field(
+        "fashion_mnist",
+        pattern=r"^[a-z][a-z0-9_]{0,39}$",
+        description="name of the data set; fashion_mnist stands for those exact 70,000 images, so give another source "
+        "another name",
+    )
     source: str | None = Field(
         None,
         description="folder of four IDX files or of class folders, local, gs:// or http(s)://; "
-        "unset: an installed system data set, the official URLs, then Debian's package",
+        "unset: Fashion-MNIST from an installed system data set, the official URLs, or Debian's package",
     )
-    sha256: dict[str, str] = Field(
+    sha256: dict[IdxName, Sha256] = Field(
         default_factory=dict,
-        description="SHA-256 of decompressed IDX files by name, for instance train-images: c59f…; "
+        description="SHA-256 of decompressed IDX files by name (train-images, train-labels, t10k-images, t10k-labels); "
         "Fashion-MNIST's own are known",
+    )
+    classes: tuple[str, ...] | None = Field(
+        None,
+        min_length=2,
+        max_length=256,
+        description="names of the classes in label order; "
+        "unset: Fashion-MNIST's own, the sorted names of the class folders, or 0, 1, 2 …",
+    )
+    max_decoded_bytes: int = Field(
+        4 * 2**30, ge=2**10, description="refuse a source file that is larger than so many bytes once decompressed"
     )
     image_size: int = Field(28, ge=8, le=512, description="pixels a side that images from class folders are resized to")
 
@@ -90,9 +107,9 @@ class Optimization(Section):
     warmup: float = Field(0.15, ge=0, lt=1, description="share of the steps spent warming up (one_cycle)")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread over the other classes")
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay (AdamW) of kernels")
-    augmentation: Literal["none", "light", "reference"] = Field(
+    augmentation: Literal["none", "light", "strong", "reference"] = Field(
         "light",
-        description="light: flip, shift by a pixel or two, cutout; "
+        description="light: flip, shift by one pixel; strong: shift by up to two and cutout besides; "
         "reference: the tutorials' rotation 15°, shift, shear and zoom 15 %, flip, nearest fill",
     )
     patience: int = Field(10, ge=1, description="stop after so many epochs without a better validation loss")
@@ -111,6 +128,7 @@ class Training(Optimization):
 class Distillation(Optimization):
     """The students that learn from the teacher."""
 
+    architecture: Architecture = Field("convnet", description="the students' network")
     widths: tuple[float, ...] = Field(
         (0.5, 0.25), min_length=1, max_length=8, description="one student for each width, as a multiplier of channels"
     )
@@ -126,6 +144,12 @@ class Pruning(Optimization):
     )
     sparsities: tuple[float, ...] = Field(
         (0.3, 0.5), min_length=1, max_length=8, description="shares of filters or weights to remove, each tried"
+    )
+    tolerance: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="keep the sparsest that loses at most so much of the student's validation accuracy",
     )
     temperature: float = Field(4.0, ge=1, le=50, description="softening of teacher and student logits")
     alpha: float = Field(0.7, ge=0, le=1, description="weight of the teacher's soft labels against the hard ones")

@@ -85,7 +85,7 @@ def workspace(workdir: UPath) -> Iterator[Path]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = error.strerror.lower()
+            reason = (error.strerror or str(error)).lower()
             raise UserError(f"cannot make the work directory {folder} ({reason}): give another --workdir") from error
         yield folder
     else:

@@ -1,0 +1,66 @@
+"""TensorFlow, imported at first use: the one place that chooses Keras 2, and the reason why ``--help`` is quick.
+
+tensorflow-model-optimization prunes Keras 2 models only, so ``TF_USE_LEGACY_KERAS`` is set before TensorFlow is
+imported, and ``keras`` is `tf_keras`. The import itself takes 5-25 s.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class _Lazy:
+    """A module that is imported when its first attribute is asked for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        if self._name not in sys.modules:
+            _import(self._name)
+        return getattr(sys.modules[self._name], attribute)
+
+
+tf: Any = _Lazy("tensorflow")
+keras: Any = _Lazy("tf_keras")
+tfmot: Any = _Lazy("tensorflow_model_optimization")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back what native code writes to stderr, and Python's warnings; all of it is shown if the block fails.
+
+    TensorFlow's libraries announce missing CUDA drivers and converter settings there, past every logging switch.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _import(name: str) -> None:
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet():
+        importlib.import_module(name)
+    for chatty in ("absl", "tensorflow"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)

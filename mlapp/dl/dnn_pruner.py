@@ -1,0 +1,102 @@
+"""Prune the best student and fine-tune it with the teacher: whole filters, rebuilt narrower, or single weights.
+
+Every sparsity is tried; the sparsest network within the stated tolerance of the unpruned student's validation
+accuracy is kept, or the most accurate one where none is.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from mlapp.candidate import read_candidates
+from mlapp.dataset import Dataset
+from mlapp.dl.channels import choose_filters, rebuild
+from mlapp.dl.exporter import export
+from mlapp.dl.keras_model import evaluate, load, load_from, save
+from mlapp.dl.losses import distillation
+from mlapp.dl.optimise import optimise
+from mlapp.dl.report import outcome
+from mlapp.dl.weight_pruning import prune_weights
+from mlapp.result import Outcome, ResultUri, ResultUris, StageResult
+from mlapp.schema import Export, Pruning
+from mlapp.stage import stage
+
+__all__ = ["DnnPrunerConfig", "evaluate", "fit", "load", "run", "save"]
+log = logging.getLogger("mlapp")
+
+
+class DnnPrunerConfig(Pruning):
+    """The `pruning` settings, and what to prune."""
+
+    data: ResultUri = Field(description="result of image_etl")
+    teacher: ResultUri = Field(description="result of dnn_trainer")
+    students: ResultUris = Field(
+        min_length=1, description="results of knowledge_distiller; the most accurate is pruned"
+    )
+    sparsity: float | None = Field(None, gt=0, lt=1, description="try just this one of the sparsities")
+    export: Export = Export()
+
+
+def fit(
+    config: Pruning, dataset: Dataset, folder: Path, *, student: Any, teacher: Any, sparsity: float
+) -> tuple[Any, list[dict[str, float]]]:
+    """``student`` without a share of ``sparsity`` of its filters or weights, fine-tuned, and the history."""
+    train, validation = dataset.split("train"), dataset.split("validation")
+    if config.method == "weights":
+        return prune_weights(student, teacher, train, validation, config, folder, sparsity)
+    narrow = rebuild(student, choose_filters(student, sparsity))
+    log.info("%d of %d parameters stay", narrow.count_params(), student.count_params())
+    loss = distillation(
+        narrow, teacher, temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing
+    )
+    return narrow, optimise(narrow, loss, train, validation, config, folder)
+
+
+@stage("prune", area="models", section="pruning")
+def run(config: DnnPrunerConfig, workdir: Path) -> Outcome:
+    """Prune at every sparsity, keep the best, export and measure it."""
+    dataset = Dataset.open(config.data)
+    parent_uri, parent_name, parent_accuracy = _best(config.students)
+    student, teacher = load_from(parent_uri), load_from(config.teacher)
+    tried = []
+    for sparsity in (config.sparsity,) if config.sparsity else config.sparsities:
+        model, history = fit(
+            config, dataset, workdir / f"sparsity-{sparsity:g}", student=student, teacher=teacher, sparsity=sparsity
+        )
+        accuracy = evaluate(model, dataset.split("validation")).value
+        log.info("%s without %.0f %% of its %s: %.2f %%", parent_name, 100 * sparsity, config.method, 100 * accuracy)
+        tried.append((accuracy >= parent_accuracy - config.tolerance, sparsity, accuracy, model, history))
+    passing = [trial for trial in tried if trial[0]]
+    _, sparsity, _, model, history = (
+        max(passing, key=lambda trial: trial[1]) if passing else max(tried, key=lambda trial: trial[2])
+    )
+    artifacts, candidates = export(
+        model,
+        dataset,
+        config.export,
+        workdir,
+        name=f"{parent_name} -{100 * sparsity:.0f}% {config.method}",
+        kind="filters pruned" if config.method == "filters" else "weights pruned",
+        description=f"{parent_name} without {100 * sparsity:.0f} % of its {config.method}, fine-tuned with the teacher",
+    )
+    return outcome(workdir, artifacts, candidates, history)
+
+
+def _best(uris: tuple[str, ...]) -> tuple[str, str, float]:
+    """The student with the highest validation accuracy in float32: its URI, name and accuracy."""
+    students = [
+        (candidate.validation_accuracy.value, candidate.name, uri)
+        for uri in uris
+        for candidate in read_candidates(StageResult.load(uri))
+        if candidate.precision == "float32"
+    ]
+    accuracy, name, uri = max(students)
+    return uri, name, accuracy
+
+
+if __name__ == "__main__":
+    run.main()

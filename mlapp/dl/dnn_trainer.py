@@ -1,0 +1,63 @@
+"""Train the teacher: a convolutional network on the training split, its best epoch chosen on validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from mlapp.dataset import Dataset
+from mlapp.dl import nets
+from mlapp.dl.exporter import export
+from mlapp.dl.keras_model import evaluate, load, save
+from mlapp.dl.losses import classification
+from mlapp.dl.optimise import optimise
+from mlapp.dl.report import outcome
+from mlapp.result import Outcome, ResultUri
+from mlapp.schema import Export, Training
+from mlapp.stage import stage
+
+__all__ = ["DnnTrainerConfig", "evaluate", "fit", "load", "run", "save"]
+
+
+class DnnTrainerConfig(Training):
+    """The `training` settings, and what to train on."""
+
+    data: ResultUri = Field(description="result of image_etl")
+    export: Export = Export()
+
+
+def fit(config: Training, dataset: Dataset, folder: Path) -> tuple[Any, list[dict[str, float]]]:
+    """A trained network and its history, one record an epoch; ``folder`` keeps checkpoints to resume from."""
+    model = nets.build(
+        config.architecture,
+        shape=dataset.shape,
+        classes=len(dataset.classes),
+        width=config.width,
+        seed=config.seed,
+    )
+    loss = classification(model, config.label_smoothing)
+    history = optimise(model, loss, dataset.split("train"), dataset.split("validation"), config, folder)
+    return model, history
+
+
+@stage("train", area="models", section="training")
+def run(config: DnnTrainerConfig, workdir: Path) -> Outcome:
+    """Train, export and measure the teacher."""
+    dataset = Dataset.open(config.data)
+    model, history = fit(config, dataset, workdir)
+    artifacts, candidates = export(
+        model,
+        dataset,
+        config.export,
+        workdir,
+        name="teacher",
+        kind="teacher",
+        description=f"{config.architecture}, width {config.width:g}, {len(history)} epochs",
+    )
+    return outcome(workdir, artifacts, candidates, history)
+
+
+if __name__ == "__main__":
+    run.main()

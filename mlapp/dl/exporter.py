@@ -1,0 +1,105 @@
+"""Export a Keras model to LiteRT, float and full-integer int8, and measure what was written, not what was trained.
+
+Both files take one raw image batch, pixels 0..255 (float32 or uint8), and give logits (float32 or int8).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlapp import storage
+from mlapp.candidate import Candidate, Kind, Precision
+from mlapp.dataset import Dataset, Split
+from mlapp.dl.backend import quiet, tf
+from mlapp.dl.keras_model import save
+from mlapp.dl.nets import multiply_accumulates
+from mlapp.dl.vertex import vertex_folder
+from mlapp.schema import Export
+from mlapp.statistics import proportion
+from mlapp.vetting.scorer import latency_us, score
+
+log = logging.getLogger("mlapp")
+
+
+def export(
+    model: Any, dataset: Dataset, config: Export, folder: Path, *, name: str, kind: Kind, description: str
+) -> tuple[dict[str, Path], list[Candidate]]:
+    """Write ``model.keras`` and both LiteRT files to ``folder``; return the artifacts and the measured candidates."""
+    train, validation = dataset.split("train"), dataset.split("validation")
+    artifacts = {"keras": folder / "model.keras"}
+    save(model, artifacts["keras"])
+    candidates = []
+    precisions: tuple[Precision, ...] = ("float32", "int8")
+    for precision in precisions:
+        path = artifacts[precision] = folder / f"model.{precision}.tflite"
+        with storage.atomic_file(path) as draft:
+            draft.write_bytes(convert(model, train if precision == "int8" else None, config.representative_images))
+        hits = score(path, validation.images).argmax(-1) == validation.labels
+        candidate = Candidate(
+            name=name,
+            kind=kind,
+            precision=precision,
+            artifact=precision,
+            bytes=path.stat().st_size,
+            compressed_bytes=len(gzip.compress(path.read_bytes(), mtime=0)),
+            parameters=model.count_params(),
+            nonzero_parameters=sum(int(np.count_nonzero(weight)) for weight in model.get_weights()),
+            macs=multiply_accumulates(model),
+            validation_accuracy=proportion(int(hits.sum()), len(hits)),
+            latency_us=latency_us(path, validation.images[0], config.latency_runs),
+            description=description,
+        )
+        log.info("%s", summary(candidate))
+        candidates.append(candidate)
+    artifacts["candidates"] = folder / "candidates.json"
+    storage.write_text(
+        artifacts["candidates"], json.dumps([entry.model_dump(mode="json") for entry in candidates], indent=2)
+    )
+    _publish(artifacts)
+    return artifacts, candidates
+
+
+def convert(model: Any, representative: Split | None = None, images: int = 500) -> bytes:
+    """A LiteRT flatbuffer: full-integer int8 when ``representative`` images set the ranges, float32 otherwise."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    if representative is not None:
+        chosen = np.linspace(0, len(representative) - 1, min(images, len(representative)), dtype=np.int64)
+
+        def samples() -> Iterator[list[Any]]:
+            for index in chosen:
+                yield [representative.images[index : index + 1].astype(np.float32)]
+
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = samples
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.uint8
+        converter.inference_output_type = tf.int8
+    with quiet():
+        return bytes(converter.convert())
+
+
+def _publish(artifacts: dict[str, Path]) -> None:
+    """Copy the model to where Vertex AI expects it, when it names a place (``AIP_MODEL_DIR``)."""
+    if "AIP_MODEL_DIR" in os.environ:
+        folder = vertex_folder("AIP_MODEL_DIR")
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in artifacts.values():
+            shutil.copyfile(path, folder / path.name)
+
+
+def summary(candidate: Candidate) -> str:
+    """One readable line."""
+    accuracy, latency = candidate.validation_accuracy, candidate.latency_us
+    return (
+        f"{candidate.label}: {100 * accuracy.value:.2f} % of {accuracy.n:,} validation images, "
+        f"{candidate.bytes / 1000:.1f} KB, {latency.value:.0f} µs an image"
+    )

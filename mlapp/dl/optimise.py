@@ -1,0 +1,177 @@
+"""One training loop for every gradient-based stage: schedules, best checkpoint, early stopping, resume, timings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlapp.dataset import Split
+from mlapp.dl.backend import keras, tf
+from mlapp.dl.feed import evaluation_batches, steps_per_epoch, training_batches
+from mlapp.dl.losses import Loss, cross_entropy
+from mlapp.dl.progress import Checkpoints, Progress
+from mlapp.dl.vertex import vertex_folder
+from mlapp.errors import Terminated, UserError, termination_deferred
+from mlapp.schema import Optimization
+
+log = logging.getLogger("mlapp")
+HEARTBEAT_S = 20.0
+PLATEAU_EPOCHS, PLATEAU_FACTOR = 3, 0.2
+
+
+def optimise(
+    model: Any,
+    loss: Loss,
+    train: Split,
+    validation: Split,
+    config: Optimization,
+    folder: Path,
+    *,
+    after_epoch: Callable[[], None] | None = None,
+    eligible_from: int = 0,
+) -> list[dict[str, float]]:
+    """Minimise ``loss`` over ``model``'s trainable variables; the model ends with its best epoch's weights.
+
+    Best is the highest validation accuracy from epoch ``eligible_from`` on. Returns one record an epoch (loss,
+    validation_loss, validation_accuracy, learning_rate, seconds). A run interrupted in ``folder`` is taken up where it
+    stood. ``after_epoch`` is called before each epoch's weights are measured.
+    """
+    optimizer = keras.optimizers.legacy.Adam(config.learning_rate)
+    model.optimizer = optimizer
+    parent = vertex_folder("AIP_CHECKPOINT_DIR", folder / "checkpoints")
+    checkpoints = Checkpoints(parent, _fingerprint(model, config, train), model, optimizer)
+    progress = checkpoints.restore()
+    step_function = _step_function(model, loss, optimizer, config.weight_decay)
+    board = tf.summary.create_file_writer(str(vertex_folder("AIP_TENSORBOARD_LOG_DIR", folder / "tensorboard")))
+    try:
+        while len(progress.history) < config.epochs and progress.waited < config.patience:
+            _run_epoch(progress, step_function, optimizer, train, config)
+            with termination_deferred():
+                if after_epoch:
+                    after_epoch()
+                is_best = _close_epoch(progress, model, validation, optimizer, config, eligible_from)
+                with board.as_default(step=len(progress.history)):
+                    for name, value in progress.history[-1].items():
+                        tf.summary.scalar(name, value)
+                checkpoints.save(progress, is_best=is_best)
+    except Terminated:
+        progress.step = int(optimizer.iterations)
+        checkpoints.save(progress, is_best=False)
+        log.info("stopped at step %d, checkpoint saved", progress.step)
+        raise
+    checkpoints.load_best(progress)
+    return progress.history
+
+
+def learning_rate(config: Optimization, step: int, total: int) -> float:
+    """The scheduled rate at ``step`` of ``total``, before any reduction on a plateau."""
+    if config.schedule != "one_cycle":
+        return config.learning_rate
+    rising = max(1, round(config.warmup * total))
+    share = (step + 1) / rising if step < rising else (total - step) / (total - rising + 1)
+    return config.learning_rate * min(1.0, share)
+
+
+def evaluate(model: Any, split: Split) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy over a whole split, without augmentation."""
+
+    @tf.function(reduce_retracing=True)
+    def measure(images: Any, labels: Any) -> Any:
+        logits = model(images, training=False)
+        hits = tf.reduce_sum(tf.cast(tf.argmax(logits, -1, tf.int32) == labels, tf.float32))
+        return cross_entropy(logits, labels) * tf.cast(tf.shape(labels)[0], tf.float32), hits
+
+    sums = np.sum([[float(part) for part in measure(*batch)] for batch in evaluation_batches(split)], axis=0)
+    return float(sums[0] / len(split)), float(sums[1] / len(split))
+
+
+def _step_function(model: Any, loss: Loss, optimizer: Any, weight_decay: float) -> Callable[[Any, Any], Any]:
+    variables = model.trainable_variables
+    kernels = [variable for variable in variables if len(variable.shape) > 1]
+
+    @tf.function
+    def step(images: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            value = loss(images, labels)
+        optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
+        if weight_decay:
+            for kernel in kernels:
+                kernel.assign_sub(optimizer.learning_rate * weight_decay * kernel)
+        return value
+
+    return step  # type: ignore[no-any-return]
+
+
+def _run_epoch(
+    progress: Progress,
+    step_function: Callable[[Any, Any], Any],
+    optimizer: Any,
+    train: Split,
+    config: Optimization,
+) -> None:
+    per_epoch = steps_per_epoch(train, config.batch_size)
+    total = config.epochs * per_epoch
+    epoch = len(progress.history)
+    started = spoken = time.perf_counter()
+    batches = training_batches(
+        train,
+        batch_size=config.batch_size,
+        augmentation=config.augmentation,
+        seed=config.seed,
+        first_step=progress.step,
+        steps=(epoch + 1) * per_epoch - progress.step,
+    )
+    for images, labels in batches:
+        optimizer.learning_rate.assign(learning_rate(config, progress.step, total) * progress.rate_scale)
+        progress.loss_sum += float(step_function(images, labels))
+        progress.loss_count += 1
+        progress.step = int(optimizer.iterations)
+        now = time.perf_counter()
+        progress.seconds, started = progress.seconds + now - started, now
+        if now - spoken > HEARTBEAT_S:
+            spoken = now
+            log.info("epoch %d/%d  %3.0f %%", epoch + 1, config.epochs, 100 * (progress.step / per_epoch - epoch))
+
+
+def _close_epoch(
+    progress: Progress, model: Any, validation: Split, optimizer: Any, config: Optimization, eligible_from: int
+) -> bool:
+    loss = progress.loss_sum / progress.loss_count
+    validation_loss, accuracy = evaluate(model, validation)
+    if not np.isfinite([loss, validation_loss]).all():
+        raise UserError(f"the loss is {loss}: training diverged; lower learning_rate ({config.learning_rate:g})")
+    epoch = len(progress.history)
+    progress.history.append(
+        {
+            "loss": loss,
+            "validation_loss": validation_loss,
+            "validation_accuracy": accuracy,
+            "learning_rate": float(optimizer.learning_rate),
+            "seconds": progress.seconds,
+        }
+    )
+    log.info(
+        "epoch %d/%d  loss %.3f  validation loss %.3f  validation accuracy %.2f %%  %.0f s",
+        *(epoch + 1, config.epochs, loss, validation_loss, 100 * accuracy, progress.seconds),
+    )
+    progress.loss_sum, progress.loss_count, progress.seconds = 0.0, 0, 0.0
+    progress.waited = 0 if validation_loss < progress.lowest_loss else progress.waited + 1
+    progress.lowest_loss = min(progress.lowest_loss, validation_loss)
+    if config.schedule == "plateau" and progress.waited and progress.waited % PLATEAU_EPOCHS == 0:
+        progress.rate_scale *= PLATEAU_FACTOR
+    is_best = epoch >= eligible_from and accuracy > progress.best_accuracy
+    if is_best:
+        progress.best_accuracy = accuracy
+    return is_best
+
+
+def _fingerprint(model: Any, config: Optimization, train: Split) -> str:
+    parts = [config.model_dump(mode="json"), model.to_json(), len(train)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,74 @@
+"""Where an optimisation stands, on disk: written whole after every epoch and on SIGTERM, taken up by the next start."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlapp import storage
+from mlapp.dl.backend import tf
+
+log = logging.getLogger("mlapp")
+STATE = "state.json"
+
+
+@dataclass
+class Progress:
+    """The state beside weights and optimizer that a resumed run needs to go on as if nothing had happened."""
+
+    step: int = 0
+    waited: int = 0
+    rate_scale: float = 1.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    seconds: float = 0.0
+    best_accuracy: float = -1.0
+    lowest_loss: float = float("inf")
+    best: str | None = None
+    latest: str | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Checkpoints:
+    """Two checkpoints in a folder, the latest and the best, and the progress that belongs to them.
+
+    The folder is named by ``fingerprint``, the hash of what is being optimised, so that other settings never resume
+    from here. The state file is replaced last and atomically, and names the checkpoints it goes with: a kill at any
+    moment leaves the former state with its own files.
+    """
+
+    def __init__(self, parent: Path, fingerprint: str, model: Any, optimizer: Any) -> None:
+        self.folder = parent / fingerprint[:12]
+        self._everything = tf.train.Checkpoint(model=model, optimizer=optimizer)
+        self._weights = tf.train.Checkpoint(model=model)
+
+    def restore(self) -> Progress:
+        """The progress of an interrupted run, its weights and optimizer loaded; a new one where there was none."""
+        path = self.folder / STATE
+        if not path.exists():
+            return Progress()
+        progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
+        self._everything.read(str(self.folder / str(progress.latest))).assert_existing_objects_matched()
+        log.info("resuming after step %d", progress.step)
+        return progress
+
+    def save(self, progress: Progress, *, is_best: bool) -> None:
+        """Write weights and optimizer, then the state; drop what the new state no longer names."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        progress.latest = f"step-{progress.step}"
+        self._everything.write(str(self.folder / progress.latest))
+        if is_best:
+            progress.best = f"best-{progress.step}"
+            self._weights.write(str(self.folder / progress.best))
+        storage.write_text(self.folder / STATE, json.dumps(asdict(progress)))
+        kept = {progress.latest, progress.best}
+        for file in self.folder.iterdir():
+            if file.name != STATE and file.name.split(".")[0] not in kept:
+                file.unlink()
+
+    def load_best(self, progress: Progress) -> None:
+        """Put the best epoch's weights into the model."""
+        self._weights.read(str(self.folder / str(progress.best))).expect_partial()

@@ -1,0 +1,15 @@
+"""The folders that Vertex AI gives a training job: AIP_MODEL_DIR, AIP_CHECKPOINT_DIR and AIP_TENSORBOARD_LOG_DIR."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+Variable = Literal["AIP_MODEL_DIR", "AIP_CHECKPOINT_DIR", "AIP_TENSORBOARD_LOG_DIR"]
+
+
+def vertex_folder(variable: Variable, otherwise: Path | None = None) -> Path:
+    """The folder named by ``variable``, reached through the Cloud Storage mount at /gcs; else ``otherwise``."""
+    value = os.environ.get(variable) or str(otherwise)
+    return Path(value.replace("gs://", "/gcs/", 1))

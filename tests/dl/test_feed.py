@@ -1,0 +1,59 @@
+"""Batches come from the mapped files in an order that depends on seed and step alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlapp.dataset import Split
+from mlapp.dl.feed import evaluation_batches, steps_per_epoch, training_batches
+
+
+@pytest.fixture
+def split() -> Split:
+    """103 images, each of one value: its own index."""
+    values = np.arange(103, dtype=np.uint8)
+    return Split(np.broadcast_to(values[:, None, None, None], (103, 4, 4, 1)), values % 10)
+
+
+def drawn(split: Split, first: int, steps: int, augmentation: str = "none", seed: int = 3) -> list[np.ndarray]:
+    batches = training_batches(
+        split, batch_size=10, augmentation=augmentation, seed=seed, first_step=first, steps=steps
+    )
+    return [images.numpy() for images, _ in batches]
+
+
+def test_an_epoch_shows_every_image_at_most_once_and_leaves_out_less_than_a_batch(split: Split) -> None:
+    seen = np.concatenate(drawn(split, 0, steps_per_epoch(split, 10)))[:, 0, 0, 0]
+    assert len(seen) == len(set(seen)) == 100
+
+
+def test_labels_go_with_their_images(split: Split) -> None:
+    for images, labels in training_batches(split, batch_size=10, augmentation="none", seed=0, first_step=0, steps=10):
+        assert (images.numpy()[:, 0, 0, 0] % 10 == labels.numpy()).all()
+
+
+@pytest.mark.parametrize("augmentation", ["none", "light", "reference"])
+def test_a_resumed_run_sees_what_the_interrupted_one_would_have_seen(split: Split, augmentation: str) -> None:
+    whole = drawn(split, 0, 25, augmentation)
+    resumed = drawn(split, 13, 12, augmentation)
+    assert all(np.array_equal(left, right) for left, right in zip(whole[13:], resumed, strict=True))
+
+
+def test_epochs_and_seeds_differ_in_order(split: Split) -> None:
+    first, second = drawn(split, 0, 1), drawn(split, 10, 1)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, drawn(split, 0, 1, seed=4))
+
+
+def test_evaluation_covers_everything_in_order(split: Split) -> None:
+    batches = list(evaluation_batches(split, batch_size=40))
+    assert [len(images) for images, _ in batches] == [40, 40, 23]
+    assert np.array_equal(np.concatenate([images for images, _ in batches])[:, 0, 0, 0], np.arange(103))
+
+
+def test_a_batch_larger_than_the_split_is_the_split(split: Split) -> None:
+    [(images, _)] = training_batches(
+        split, batch_size=4096, augmentation="none", seed=0, first_step=0, steps=steps_per_epoch(split, 4096)
+    )
+    assert len(images) == 103

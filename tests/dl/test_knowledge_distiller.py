@@ -1,0 +1,85 @@
+"""Distillation: the student learns from the teacher, which stays as it is; the two are never mixed up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlapp.dataset import Dataset
+from mlapp.dl import knowledge_distiller, nets
+from mlapp.dl.backend import tf
+from mlapp.dl.knowledge_distiller import KnowledgeDistillerConfig
+from mlapp.dl.losses import cross_entropy, distillation, soft_cross_entropy
+
+
+def network(seed: int, width: float = 0.125) -> Any:
+    return nets.build("convnet", shape=(28, 28, 1), classes=10, width=width, seed=seed)
+
+
+def config(**changes: Any) -> KnowledgeDistillerConfig:
+    return KnowledgeDistillerConfig(
+        **{"data": "-", "teacher": "-", "width": 0.125, "epochs": 2, "batch_size": 50, "learning_rate": 0.01, **changes}
+    )
+
+
+def test_soft_loss_is_t_squared_times_the_divergence_of_softened_distributions() -> None:
+    draw = np.random.default_rng(0)
+    teacher, student = draw.normal(size=(2, 5, 10)).astype(np.float32) * 4
+    p, q = (np.exp(z / 3) / np.exp(z / 3).sum(1, keepdims=True) for z in (teacher, student))
+    expected = 9 * (p * np.log(p / q)).sum(1).mean()
+    assert float(soft_cross_entropy(teacher, student, 3.0)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_t_squared_keeps_the_size_of_the_gradient() -> None:
+    teacher, student = (tf.constant(np.random.default_rng(seed).normal(size=(64, 10)), tf.float32) for seed in (0, 1))
+    norms = []
+    for temperature in (10.0, 40.0):
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            loss = soft_cross_entropy(teacher, student, temperature)
+        norms.append(float(tf.norm(tape.gradient(loss, student))))
+    assert norms[0] == pytest.approx(norms[1], rel=0.1)
+
+
+def test_alpha_mixes_the_soft_and_the_hard_loss(dataset: Dataset) -> None:
+    teacher, student = network(1), network(2)
+    images, labels = (np.asarray(part[:20]) for part in (dataset.split("train").images, dataset.split("train").labels))
+    images, labels = images.astype(np.float32), labels.astype(np.int32)
+    soft, hard, mixed = (
+        float(distillation(student, teacher, temperature=4.0, alpha=alpha, smoothing=0.1)(images, labels))
+        for alpha in (1.0, 0.0, 0.7)
+    )
+    assert mixed == pytest.approx(0.7 * soft + 0.3 * hard, rel=1e-3)
+    assert hard == pytest.approx(float(cross_entropy(student(images, training=True), labels, 0.1)), rel=1e-3)
+
+
+def test_the_teachers_weights_do_not_move_and_the_students_do(dataset: Dataset, tmp_path: Path) -> None:
+    teacher = network(1, width=0.25)
+    before = [weight.copy() for weight in teacher.get_weights()]
+    student, _ = knowledge_distiller.fit(config(epochs=1), dataset, tmp_path, teacher)
+    assert all(np.array_equal(old, new) for old, new in zip(before, teacher.get_weights(), strict=True))
+    fresh = network(0).get_weights()
+    assert student.count_params() == network(0).count_params() < teacher.count_params()
+    assert not any(np.array_equal(old, new) for old, new in zip(fresh, student.get_weights(), strict=True))
+
+
+def test_the_student_follows_the_teacher_where_teacher_and_labels_disagree(dataset: Dataset, tmp_path: Path) -> None:
+    """Given a teacher that answers the next class for every image, when alpha is 1, then the student does as well."""
+    right, _ = knowledge_distiller.fit(
+        config(alpha=0.0, epochs=15, augmentation="none"), dataset, tmp_path / "right", network(1)
+    )
+    logits = right.output
+    shifted = tf.keras.layers.Lambda(lambda answers: tf.roll(answers, 1, axis=-1))(logits)
+    wrong = tf.keras.Model(right.input, shifted)
+
+    student, _ = knowledge_distiller.fit(
+        config(alpha=1.0, epochs=15, augmentation="none", seed=4), dataset, tmp_path / "student", wrong
+    )
+
+    test = dataset.split("test")
+    predicted = student.predict(test.images.astype(np.float32), verbose=0).argmax(1)
+    assert (predicted == test.labels).mean() < 0.15
+    assert (predicted == (test.labels + 1) % 10).mean() > 0.3

@@ -1,0 +1,147 @@
+"""The three trainers as stages: one form, one chain of results, skipped when done, resumed when stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlapp.candidate import read_candidates
+from mlapp.dl import dnn_pruner, dnn_trainer, keras_model, knowledge_distiller
+from mlapp.errors import UserError
+from mlapp.result import StageResult
+from mlapp.schema import Export
+
+FAST: dict[str, Any] = {"epochs": 1, "batch_size": 50, "export": Export(representative_images=50, latency_runs=20)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def teacher(data_uri: str, folder: Path) -> StageResult:
+    config = dnn_trainer.DnnTrainerConfig(data=data_uri, width=0.25, **FAST)
+    return dnn_trainer.run(config, folder / "teacher")
+
+
+@pytest.fixture(scope="module")
+def students(data_uri: str, folder: Path, teacher: StageResult) -> list[StageResult]:
+    return [
+        knowledge_distiller.run(
+            knowledge_distiller.KnowledgeDistillerConfig(data=data_uri, teacher=teacher.uri, width=width, **FAST),
+            folder / f"student-{width}",
+        )
+        for width in (0.125, 0.2)
+    ]
+
+
+@pytest.mark.parametrize("module", [dnn_trainer, knowledge_distiller, dnn_pruner])
+def test_every_trainer_has_the_same_form(module: Any) -> None:
+    for name in ("fit", "evaluate", "save", "load", "run"):
+        assert callable(getattr(module, name))
+    assert issubclass(
+        module.run.config, tuple(base for base in module.run.config.__mro__ if "Optimization" in str(base))
+    )
+
+
+def test_a_trainer_leaves_its_model_candidates_history_and_curves(teacher: StageResult) -> None:
+    assert set(teacher.artifacts) == {"keras", "float32", "int8", "candidates", "history", "curves"}
+    assert teacher.damage() is None
+    metric = teacher.metrics["int8.validation_accuracy"]
+    assert metric.n
+    assert metric.low < metric.value < metric.high
+    assert "teacher: float32" in teacher.headline
+    assert teacher.environment["tf-keras"].startswith("2.")
+
+
+def test_a_second_run_takes_up_the_result(data_uri: str, folder: Path, teacher: StageResult) -> None:
+    config = dnn_trainer.DnnTrainerConfig(data=data_uri, width=0.25, **FAST)
+    assert dnn_trainer.run(config, folder / "teacher").finished == teacher.finished
+
+
+def test_students_are_named_by_their_width(students: list[StageResult]) -> None:
+    assert [read_candidates(result)[0].name for result in students] == ["student-0.125", "student-0.2"]
+
+
+@pytest.mark.parametrize("method", ["filters", "weights"])
+def test_the_pruner_tries_every_sparsity_and_keeps_the_sparsest_within_tolerance(
+    data_uri: str, folder: Path, teacher: StageResult, students: list[StageResult], method: str
+) -> None:
+    config = dnn_pruner.DnnPrunerConfig(
+        data=data_uri,
+        teacher=teacher.uri,
+        students=tuple(result.uri for result in students),
+        method=method,
+        sparsities=(0.5, 0.3),
+        tolerance=1.0,
+        **FAST,
+    )
+    result = dnn_pruner.run(config, folder / method)
+    best = max((read_candidates(student)[0] for student in students), key=lambda each: each.validation_accuracy.value)
+    pruned = read_candidates(result)[0]
+    assert pruned.name == f"{best.name} -50% {method}"
+    if method == "filters":
+        assert pruned.parameters < 0.4 * best.parameters
+        assert pruned.bytes < best.bytes
+    else:
+        assert pruned.parameters == best.parameters
+        assert pruned.nonzero_parameters < 0.65 * best.nonzero_parameters
+        assert pruned.compressed_bytes < best.compressed_bytes
+    assert keras_model.load_from(result.uri).count_params() == pruned.parameters
+
+
+def test_without_a_sparsity_within_tolerance_the_most_accurate_is_kept(
+    data_uri: str, folder: Path, teacher: StageResult, students: list[StageResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dnn_pruner, "_best", lambda uris: (uris[0], "student", 1.0))
+    config = dnn_pruner.DnnPrunerConfig(
+        data=data_uri,
+        teacher=teacher.uri,
+        students=(students[0].uri,),
+        sparsities=(0.97, 0.1),
+        tolerance=0.0,
+        **FAST | {"epochs": 2, "learning_rate": 0.01},
+    )
+    result = dnn_pruner.run(config, folder / "strict")
+    assert read_candidates(result)[0].name == "student -10% filters"
+
+
+def test_a_teacher_that_is_no_model_is_told(data_uri: str, tmp_path: Path) -> None:
+    config = knowledge_distiller.KnowledgeDistillerConfig(data=data_uri, teacher=data_uri, width=0.2, **FAST)
+    with pytest.raises(UserError, match="has no artifact 'keras'"):
+        knowledge_distiller.run(config, tmp_path)
+
+
+def test_sigterm_saves_a_checkpoint_and_the_next_start_takes_it_up(data_uri: str, tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "mlapp.dl.dnn_trainer", "--preset", "smoke"),
+        *("--data", data_uri, "--workdir", str(tmp_path), "training.epochs=3", "training.batch_size=20"),
+        "training.augmentation=reference",
+    ]
+    environment = {**os.environ, "AIP_TENSORBOARD_LOG_DIR": str(tmp_path / "board")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout
+    for line in process.stdout:
+        if "epoch 1/3" in line:
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            break
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "checkpoint saved" in output
+    assert errors.strip().endswith("stopped; the same command takes the work up again")
+    assert not (tmp_path / "result.json").exists()
+
+    again = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert "resuming after step" in again.stdout
+    assert "epoch 1/3" not in again.stdout
+    assert StageResult.load(str(tmp_path)).metrics["epochs"].value == 3
+    assert list((tmp_path / "board").glob("events.out.*"))
