@@ -76,7 +76,11 @@ def convert(model: Any, representative: Split | None = None, images: int = 500) 
 
         def samples() -> Iterator[list[Any]]:
             for index in chosen:
-                yield [representative.images[index : index + 1].astype(np.float32)]
+                sample = representative.images[index : index + 1].astype(np.float32)
+                if index == chosen[0]:
+                    # One dark and one bright corner: the input's range is 0..255 whatever the images, its scale 1.
+                    sample[0, 0, 0], sample[0, -1, -1] = 0, 255
+                yield [sample]
 
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = samples

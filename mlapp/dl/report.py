@@ -32,12 +32,12 @@ def outcome(
 
 
 def _headline(candidates: list[Candidate]) -> str:
-    parts = [
-        f"{candidate.precision} {100 * candidate.validation_accuracy.value:.2f} %, {candidate.bytes / 1000:.0f} KB, "
-        f"{candidate.latency_us.value:.0f} µs"
-        for candidate in candidates
-    ]
-    return f"{candidates[0].name}: {'; '.join(parts)} (n = {candidates[0].validation_accuracy.n:,} validation)"
+    float32, int8 = (
+        next(candidate for candidate in candidates if candidate.precision == precision)
+        for precision in ("float32", "int8")
+    )
+    accuracies = f"{100 * float32.validation_accuracy.value:.2f} %, int8 {100 * int8.validation_accuracy.value:.2f} %"
+    return f"{float32.name}: {accuracies} on validation; {int8.bytes / 1000:.0f} KB, {int8.latency_us.value:.0f} µs"
 
 
 def _plot(history: list[dict[str, float]], path: Path) -> None:

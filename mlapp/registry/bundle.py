@@ -1,0 +1,123 @@
+"""Bundles: everything a promoted model needs, in one immutable folder named by the hash of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from upath import UPath
+
+from mlapp import storage
+from mlapp.errors import UserError
+from mlapp.result import Record
+
+MANIFEST = "manifest.json"
+ABANDONED_S = 3600.0
+
+
+class File(Record):
+    """One file of a bundle."""
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(Record):
+    """What a bundle holds and what it came from."""
+
+    name: str
+    files: dict[str, File]
+    model: str
+    teacher: str | None = None
+    predecessor: str | None
+    created: str
+    data: dict[str, Any]
+    stages: dict[str, dict[str, str]]
+
+    @property
+    def id(self) -> str:
+        """Twelve hex digits over the whole manifest, and so over the content of every file."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+    @property
+    def model_sha256(self) -> str:
+        """Hash of the model file that is served."""
+        return self.files[self.model].sha256
+
+    @classmethod
+    def load(cls, path: UPath | Path) -> Manifest:
+        """Read a manifest; a `UserError` if it is missing or is none."""
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{path} is not a bundle's manifest: restore it from a copy, or move the pointer"
+            ) from error
+
+
+def describe(folder: Path, **about: Any) -> Manifest:
+    """The manifest of the files in ``folder``."""
+    files = {
+        path.name: File(sha256=storage.sha256(path), bytes=path.stat().st_size)
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST
+    }
+    return Manifest(files=files, **about)
+
+
+def install(draft: Path, manifest: Manifest, parent: UPath) -> UPath:
+    """Move a finished draft to its place at once; an identical bundle that stands there already is left as it is."""
+    place = parent / manifest.id
+    (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if place.exists():
+        verify(place)
+        return place
+    draft.chmod(0o755)
+    os.replace(draft, place.path)
+    return place
+
+
+def verify(place: UPath) -> Manifest:
+    """The manifest of a bundle whose every file is as it says; a `UserError` names the one that is not."""
+    manifest = Manifest.load(place / MANIFEST)
+    if manifest.id != place.name:
+        raise UserError(f"{place / MANIFEST} was altered: restore the bundle from a copy")
+    present = {path.name for path in place.iterdir()} - {MANIFEST}
+    if odd := sorted(present ^ set(manifest.files)):
+        raise UserError(
+            f"bundle {place}: {odd[0]} is {'extra' if odd[0] in present else 'missing'}; restore the bundle"
+        )
+    for name, file in manifest.files.items():
+        if storage.sha256(place / name) != file.sha256:
+            raise UserError(f"bundle {place}: {name} was altered; restore the bundle from a copy")
+    return manifest
+
+
+class Draft:
+    """A temporary folder beside the bundles, removed unless it was installed; so are those that a kill left behind."""
+
+    def __init__(self, parent: Path) -> None:
+        parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(".draft-*"):
+            if time.time() - left.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(left)
+        self.folder = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
+
+    def __enter__(self) -> Path:
+        return self.folder
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a readable JSON file of a draft."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,106 @@
+"""The model card: what a person needs to know before trusting the model, as Markdown and as one HTML file.
+
+After Mitchell et al. (2019), Model Cards for Model Reporting.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlapp import storage
+from mlapp.result import Metric, StageResult
+from mlapp.vetting.verdict import Verdict
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write(
+    folder: Path, about: dict[str, Any], verdict: Verdict, chosen: dict[str, Any], stages: Sequence[StageResult]
+) -> None:
+    """Write ``MODEL_CARD.md``, ``model_card.html`` and the confusion matrix's plot into a bundle's draft.
+
+    The HTML file holds its pictures itself; the Markdown file refers to those in the folder.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+    draw_confusion(verdict, folder / "confusion.png")
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=select_autoescape(("html.j2",)),
+    )
+    environment.filters |= {"percent": percent, "interval": interval, "points": points, "moment": moment}
+    pictures = {
+        name: "data:image/png;base64," + base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
+        for name in ("confusion", "frontier")
+    }
+    for template, file in {"model_card.md.j2": "MODEL_CARD.md", "model_card.html.j2": "model_card.html"}.items():
+        text = environment.get_template(template).render(
+            about=about,
+            verdict=verdict,
+            chosen=chosen,
+            stages=[stage for stage in stages if stage.timings],
+            candidates=_candidates(stages),
+            pictures=pictures,
+            weakest=int(np.argmin([metric.value for metric in verdict.challenger.recall])),
+        )
+        storage.write_text(folder / file, text)
+
+
+def percent(metric: Metric) -> str:
+    """``91.23 %``."""
+    return f"{100 * metric.value:.2f} %"
+
+
+def interval(metric: Metric) -> str:
+    """The 95 % interval as ``90.70 – 91.80``, in percent."""
+    return f"{100 * (metric.low or 0):.2f} – {100 * (metric.high or 0):.2f}"
+
+
+def points(metric: Metric) -> str:
+    """A difference of shares as ``+0.42 points (0.10 to 0.74)``."""
+    return f"{100 * metric.value:+.2f} points ({100 * (metric.low or 0):+.2f} to {100 * (metric.high or 0):+.2f})"
+
+
+def moment(iso: str) -> str:
+    """``2026-08-26 14:05 UTC``."""
+    return f"{iso[:10]} {iso[11:16]} UTC"
+
+
+def draw_confusion(verdict: Verdict, path: Path) -> None:
+    """The confusion matrix in percent of each true class; the diagonal is recall, so errors get the colour."""
+    from matplotlib.figure import Figure
+
+    counts = np.array(verdict.challenger.confusion)
+    shares = 100 * counts / counts.sum(1, keepdims=True)
+    errors = shares.copy()
+    np.fill_diagonal(errors, 0)
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(errors, cmap="Oranges", vmin=0, vmax=max(10.0, float(errors.max())))
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 0.5:
+            weight = "bold" if row == column else "normal"
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, fontweight=weight)
+    axes.set_xticks(range(len(counts)), verdict.classes, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(counts)), verdict.classes, fontsize=8)
+    axes.set(xlabel="predicted", ylabel="true class")
+    axes.set_title("Where the errors go (% of each true class)", fontsize=10)
+    figure.savefig(path, format="png", dpi=110)
+
+
+def _candidates(stages: Sequence[StageResult]) -> list[dict[str, Any]]:
+    import json
+
+    for stage in stages:
+        if "frontier" in stage.artifacts:
+            placed: list[dict[str, Any]] = json.loads(stage.local("frontier").read_text(encoding="utf-8"))
+            return placed
+    return []

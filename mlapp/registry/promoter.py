@@ -1,0 +1,123 @@
+"""Promote: file the vetted challenger as an immutable bundle with its model card, then move the pointer to it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from mlapp import storage
+from mlapp.dataset import Dataset
+from mlapp.errors import UserError
+from mlapp.registry import model_card
+from mlapp.registry.bundle import MANIFEST, Draft, Manifest, describe, install, write_json
+from mlapp.registry.pointer import Pointer, manifest_of
+from mlapp.result import Outcome, ResultUri, ResultUris, StageResult
+from mlapp.schema import Promotion
+from mlapp.stage import stage
+from mlapp.vetting.verdict import Verdict
+
+MODELS = {"int8": "model.int8.tflite", "float32": "model.float32.tflite", "keras": "model.keras"}
+
+
+class PromoterConfig(Promotion):
+    """The `promotion` settings, and what to promote."""
+
+    verdict: ResultUri = Field(description="result of verdict")
+    challenger: ResultUri = Field(description="result of selector")
+    data: ResultUri = Field(description="result of image_etl")
+    results: ResultUris = Field((), description="results of all earlier stages, for the bundle's provenance")
+    registry: str = Field("production_models", description="folder of promoted bundles")
+    again: bool = Field(False, description="promote even a bundle that was promoted before and rolled back")
+
+
+@stage("promote", area="models", section="promotion", cached=False)
+def run(config: PromoterConfig, workdir: Path) -> Outcome:
+    """Move the champion if the verdict says so; otherwise the registry stays as it is."""
+    vetted, challenger = StageResult.load(config.verdict), StageResult.load(config.challenger)
+    verdict = read_verdict(vetted)
+    if verdict.decision != "promote":
+        return Outcome(headline=f"{verdict.decision}: the registry stays as it is")
+    pointer = Pointer(config.registry, config.name)
+    present = pointer.read()
+    champion = manifest_of(config.registry, config.name, present)
+    if champion and Manifest.load(champion).model_sha256 == challenger.artifacts["model"].sha256:
+        return _outcome(champion.parent, "already the champion")
+    if present != verdict.champion_before:
+        raise UserError(
+            f"the champion changed since the vetting (from {verdict.champion_before} to {present}): "
+            "run the DAG again, so that the challenger is vetted against the present one"
+        )
+    parent = Path(storage.at(config.registry).path) / config.name
+    with Draft(parent) as draft:
+        manifest = _fill(draft, config, verdict, vetted, challenger)
+        if not config.again and any(move["champion"] == manifest.id for move in pointer.history()):
+            return Outcome(
+                headline=f"hold: {manifest.id} was promoted before and rolled back; --again true promotes it again"
+            )
+        place = install(draft, manifest, storage.at(parent))
+    pointer.swap(present, manifest.id, {"at": vetted.finished, "verdict": vetted.key})
+    return _outcome(place, f"promoted {config.name}/{manifest.id}")
+
+
+def read_verdict(vetted: StageResult) -> Verdict:
+    """The verdict behind a vet stage's result; a `UserError` if the file is damaged."""
+    if damage := vetted.damage():
+        raise UserError(f"the verdict cannot be trusted, {damage}: run the vet stage again")
+    return Verdict.model_validate_json(vetted.local("verdict").read_text(encoding="utf-8"))
+
+
+def _fill(
+    draft: Path, config: PromoterConfig, verdict: Verdict, vetted: StageResult, challenger: StageResult
+) -> Manifest:
+    dataset = Dataset.open(config.data)
+    for name, file in MODELS.items():
+        shutil.copyfile(challenger.local(name), draft / file)
+    chosen = json.loads(challenger.local("challenger").read_text(encoding="utf-8"))["candidate"]
+    served = MODELS[chosen["artifact"]]
+    for name, file in {"frontier_plot": "frontier.png", "frontier": "frontier.json"}.items():
+        shutil.copyfile(challenger.local(name), draft / file)
+    (draft / "labels.json").write_text(json.dumps(list(dataset.classes), indent=2) + "\n", encoding="utf-8")
+    write_json(draft / "preprocessing.json", _preprocessing(dataset))
+    write_json(draft / "verdict.json", verdict.model_dump(mode="json"))
+    write_json(draft / "metrics.json", {name: metric.model_dump() for name, metric in vetted.metrics.items()})
+    stages = [StageResult.load(uri) for uri in dict.fromkeys((*config.results, config.challenger, config.verdict))]
+    about = {
+        "name": config.name,
+        "model": served,
+        "predecessor": verdict.champion_before,
+        "created": vetted.finished,
+        "data": _data(dataset),
+        "stages": {
+            f"{result.stage}/{result.key[:8]}": {"key": result.key, "finished": result.finished, **result.environment}
+            for result in stages
+        },
+    }
+    model_card.write(draft, about, verdict, chosen, stages)
+    return describe(draft, **about)
+
+
+def _preprocessing(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "input_shape": [1, *dataset.shape],
+        "int8": {"input_dtype": "uint8", "output_dtype": "int8", "pixels": "0..255, as they are"},
+        "float32": {"input_dtype": "float32", "output_dtype": "float32", "pixels": "0..255, not scaled"},
+        "output": "one logit a class, in the order of labels.json; the largest decides",
+    }
+
+
+def _data(dataset: Dataset) -> dict[str, Any]:
+    digests = {name: artifact.sha256 for name, artifact in dataset.result.artifacts.items()}
+    return {"description": dataset.description, "sha256": digests}
+
+
+def _outcome(place: Any, told: str) -> Outcome:
+    card = place / "MODEL_CARD.md"
+    return Outcome(artifacts={"manifest": str(place / MANIFEST), "model_card": str(card)}, headline=f"{told}; {card}")
+
+
+if __name__ == "__main__":
+    run.main()

@@ -1,0 +1,74 @@
+"""The frontier as a picture: validation accuracy against file size, what was chosen and why not the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlapp import storage
+from mlapp.vetting.frontier import Placed
+
+COLOURS = {"teacher": "#4c566a", "student": "#2a6fbb", "filters pruned": "#d1722b", "weights pruned": "#3c9a5f"}
+MARKERS = {"float32": "o", "int8": "s"}
+
+
+def draw(placed: Sequence[Placed], chosen: Placed, floor: float, path: Path) -> None:
+    """Write the plot as PNG; ``floor`` is the least validation accuracy that the policy accepts."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    figure = Figure(figsize=(7.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for entry in placed:
+        candidate = entry.candidate
+        accuracy = candidate.validation_accuracy
+        size, value = candidate.bytes / 1000, 100 * accuracy.value
+        spread = [[value - 100 * (accuracy.low or 0)], [100 * (accuracy.high or 0) - value]]
+        colour, faded = COLOURS[candidate.kind], 1.0 if entry.on_frontier else 0.45
+        axes.errorbar(size, value, yerr=spread, color=colour, alpha=0.35 * faded, linewidth=1, zorder=1)
+        axes.scatter(size, value, c=colour, marker=MARKERS[candidate.precision], s=46, alpha=faded, zorder=3)
+    axes.plot(*zip(*_staircase(placed), strict=True), color="#9aa5b1", linewidth=1, zorder=2)
+    best = chosen.candidate
+    axes.scatter(
+        best.bytes / 1000,
+        100 * best.validation_accuracy.value,
+        s=190,
+        facecolors="none",
+        edgecolors="#c0392b",
+        linewidths=1.8,
+        zorder=4,
+    )
+    axes.annotate(
+        f"chosen: {best.label}",
+        (best.bytes / 1000, 100 * best.validation_accuracy.value),
+        xytext=(10, -20),
+        textcoords="offset points",
+        color="#c0392b",
+        fontsize=9,
+    )
+    lowest, highest = axes.get_ylim()
+    axes.axhline(100 * floor, color="#c0392b", linestyle=":", linewidth=1)
+    axes.set_ylim(min(lowest, 100 * floor) if highest - 100 * floor < 3 * (highest - lowest) else lowest, highest)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(axis="x", which="minor", labelsize=7)
+    axes.set(xlabel="model file (KB, log scale)", ylabel="validation accuracy (%), 95 % interval")
+    axes.grid(alpha=0.25, which="both")
+    kinds = [kind for kind in COLOURS if any(entry.candidate.kind == kind for entry in placed)]
+    handles = [Line2D([], [], color=COLOURS[kind], marker="o", linestyle="", label=kind) for kind in kinds]
+    handles += [Line2D([], [], color="#888", marker=mark, linestyle="", label=name) for name, mark in MARKERS.items()]
+    handles.append(Line2D([], [], color="#c0392b", linestyle=":", label="accuracy floor"))
+    axes.legend(handles=handles, fontsize=8, loc="lower right")
+    with storage.atomic_file(path) as draft:
+        figure.savefig(draft, format="png", dpi=130)
+
+
+def _staircase(placed: Sequence[Placed]) -> list[tuple[float, float]]:
+    """The points, from small to large, that are more accurate than everything smaller."""
+    steps: list[tuple[float, float]] = []
+    for candidate in sorted((entry.candidate for entry in placed), key=lambda each: each.bytes):
+        accuracy = 100 * candidate.validation_accuracy.value
+        if not steps or accuracy > steps[-1][1]:
+            steps.append((candidate.bytes / 1000, accuracy))
+    return steps

@@ -1,0 +1,52 @@
+"""Choose, vet and promote in one call, as the DAG does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlapp.registry import promoter
+from mlapp.result import StageResult
+from mlapp.vetting import selector, verdict
+from mlapp.vetting.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What a run left."""
+
+    challenger: StageResult
+    vetted: StageResult
+    promoted: StageResult
+
+    @property
+    def verdict(self) -> Verdict:
+        return promoter.read_verdict(self.vetted)
+
+
+def vet(folder: Path, data: StageResult, teacher: StageResult, student: StageResult, **settings: object) -> Chain:
+    """Everything but the promotion; ``promoted`` is the vet's own result."""
+    choice = selector.SelectorConfig(results=(teacher.uri, student.uri), max_accuracy_drop=1.0)
+    model = Path(student.folder).name
+    chosen = selector.run(choice, folder / "choose" / model)
+    config = verdict.VetConfig(challenger=chosen.uri, data=data.uri, registry=str(folder / "registry"), **settings)
+    vetted = verdict.run(config, folder / "vet" / model)
+    return Chain(chosen, vetted, vetted)
+
+
+def promote_config(folder: Path, data: StageResult, chain: Chain, **changes: object) -> promoter.PromoterConfig:
+    return promoter.PromoterConfig(
+        verdict=chain.vetted.uri,
+        challenger=chain.challenger.uri,
+        data=data.uri,
+        registry=str(folder / "registry"),
+        results=(data.uri,),
+        **changes,
+    )
+
+
+def run(folder: Path, data: StageResult, teacher: StageResult, student: StageResult, **settings: object) -> Chain:
+    """The whole way of a challenger."""
+    chain = vet(folder, data, teacher, student, **settings)
+    promoted = promoter.run(promote_config(folder, data, chain), folder / "promote")
+    return Chain(chain.challenger, chain.vetted, promoted)

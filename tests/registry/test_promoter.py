@@ -1,0 +1,259 @@
+"""Promotion: whole or not at all, the same bundle for the same content, and never against a person's rollback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import chain
+import planted
+import pytest
+
+from mlapp import storage
+from mlapp.errors import UserError
+from mlapp.registry import promoter
+from mlapp.registry.bundle import verify
+from mlapp.registry.pointer import Pointer
+from mlapp.result import StageResult
+from mlapp.vetting.scorer import score
+
+BUNDLE = {
+    *("model.int8.tflite", "model.float32.tflite", "model.keras", "labels.json", "preprocessing.json", "metrics.json"),
+    *("verdict.json", "manifest.json", "MODEL_CARD.md", "model_card.html"),
+    *("frontier.json", "frontier.png", "confusion.png"),
+}
+
+
+@pytest.fixture
+def vetted(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> chain.Chain:
+    return chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3))
+
+
+def pointer(folder: Path) -> Pointer:
+    return Pointer(str(folder / "registry"), "fashion_mnist")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    registry = folder / "registry"
+    return {str(path.relative_to(registry)): path.read_bytes() for path in registry.rglob("*") if path.is_file()}
+
+
+def test_a_bundle_holds_what_its_manifest_says_and_works_on_its_own(
+    tmp_path: Path, planted_data: StageResult, vetted: chain.Chain
+) -> None:
+    result = promoter.run(chain.promote_config(tmp_path, planted_data, vetted), tmp_path / "promote")
+    folder = result.artifact("manifest").parent
+    manifest = verify(folder)
+    assert {path.name for path in folder.iterdir()} == BUNDLE
+    assert pointer(tmp_path).read() == manifest.id == folder.name
+    assert manifest.predecessor is None
+    assert manifest.data["sha256"]["test_images"] == planted_data.artifacts["test_images"].sha256
+    split = planted.images(100)
+    answers = score(storage.fetch(folder / manifest.model), split.images).argmax(1)
+    assert (answers == split.labels).mean() == 0.95
+    assert json.loads((folder / "labels.json").read_text()) == list(planted.CLASSES)
+
+
+def test_the_card_tells_accuracy_n_interval_gates_and_classes(
+    tmp_path: Path, planted_data: StageResult, vetted: chain.Chain
+) -> None:
+    result = promoter.run(chain.promote_config(tmp_path, planted_data, vetted), tmp_path / "promote")
+    card = result.artifact("model_card").read_text(encoding="utf-8")
+    page = (result.artifact("model_card").parent / "model_card.html").read_text(encoding="utf-8")
+    for text in (card, page):
+        for expected in ("95.00 %", "2,000", "93.96 – 95.87", "class b", "lowest recall of a class", "promote"):
+            assert expected in text
+    assert "<script" not in page
+    assert page.count("data:image/png;base64,") == 2
+
+
+def test_names_from_the_data_are_escaped_on_the_page(
+    tmp_path: Path, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    data = planted.data(tmp_path / "data", classes=("<script>alert(1)</script>", *planted.CLASSES[1:]))
+    promoted = chain.run(tmp_path, data, planted_teacher, planted_student(3)).promoted
+    page = (promoted.artifact("model_card").parent / "model_card.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+
+
+@pytest.mark.parametrize(
+    ("settings", "decision"), [({"min_accuracy": 0.99}, "reject"), ({"max_class_drop": 1.0}, "hold")]
+)
+def test_without_promotion_the_registry_stays_as_it_is(
+    tmp_path: Path,
+    planted_data: StageResult,
+    planted_teacher: StageResult,
+    planted_student: Any,
+    settings: dict[str, Any],
+    decision: str,
+) -> None:
+    chain.run(tmp_path, planted_data, planted_teacher, planted_student(3))
+    before = tree(tmp_path)
+    other = chain.run(tmp_path, planted_data, planted_teacher, planted_student(5), **settings)
+    assert other.promoted.headline == f"{decision}: the registry stays as it is"
+    assert other.promoted.artifacts == {}
+    assert tree(tmp_path) == before
+
+
+def test_a_second_promotion_names_its_predecessor_and_the_history_tells_both(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    floors = {"min_accuracy": 0.5, "min_class_recall": 0.0}
+    first = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2, 4, 6), **floors)
+    second = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2), **floors)
+    ids = [run.promoted.artifact("manifest").parent.name for run in (first, second)]
+    assert verify(second.promoted.artifact("manifest").parent).predecessor == ids[0]
+    assert [(move["before"], move["champion"]) for move in pointer(tmp_path).history()] == [(None, ids[0]), tuple(ids)]
+
+
+def test_a_champion_that_changed_since_the_vetting_stops_the_promotion(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any, vetted: chain.Chain
+) -> None:
+    other = planted_student(7)
+    chain.run(tmp_path, planted_data, planted_teacher, other)
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match="the champion changed since the vetting"):
+        promoter.run(chain.promote_config(tmp_path, planted_data, vetted), tmp_path / "promote")
+    assert tree(tmp_path) == before
+
+
+def test_the_pointer_moves_only_from_where_it_was_expected(tmp_path: Path) -> None:
+    moving = pointer(tmp_path)
+    moving.swap(None, "a", {})
+    with pytest.raises(UserError, match="the champion changed meanwhile"):
+        moving.swap(None, "b", {})
+    moving.swap("a", "b", {})
+    assert moving.read() == "b"
+    assert len(moving.history()) == 2
+
+
+def test_a_rollback_by_hand_is_not_undone_by_a_rerun(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    floors = {"min_accuracy": 0.5, "min_class_recall": 0.0}
+    first = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2, 4, 6), **floors)
+    second = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2), **floors)
+    old, new = (run.promoted.artifact("manifest").parent.name for run in (first, second))
+    pointer(tmp_path).swap(new, old, {"why": "rolled back"})
+
+    again = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2), **floors)
+
+    assert "was promoted before and rolled back" in again.promoted.headline
+    assert pointer(tmp_path).read() == old
+    config = chain.promote_config(tmp_path, planted_data, again, again=True)
+    assert f"promoted fashion_mnist/{new}" in promoter.run(config, tmp_path / "promote").headline
+
+
+@pytest.mark.parametrize("damage", ["alter", "remove", "add", "manifest"])
+def test_a_tampered_champion_is_named_before_anything_is_compared_with_it(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any, damage: str
+) -> None:
+    promoted = chain.run(tmp_path, planted_data, planted_teacher, planted_student(3)).promoted
+    folder = Path(promoted.artifact("manifest").parent.path)
+    if damage == "alter":
+        content = bytearray((folder / "model.int8.tflite").read_bytes())
+        content[-1] ^= 1
+        (folder / "model.int8.tflite").write_bytes(content)
+    elif damage == "remove":
+        (folder / "labels.json").unlink()
+    elif damage == "add":
+        (folder / "extra.py").write_text("print()")
+    else:
+        text = (folder / "manifest.json").read_text().replace('"fashion_mnist"', '"other_model"')
+        (folder / "manifest.json").write_text(text)
+    gist = {
+        "alter": r"model\.int8\.tflite was altered",
+        "remove": r"labels\.json is missing",
+        "add": r"extra\.py is extra",
+        "manifest": r"manifest\.json was altered",
+    }[damage]
+    with pytest.raises(UserError, match=gist):
+        chain.vet(tmp_path, planted_data, planted_teacher, planted_student(5))
+
+
+def test_a_dangling_pointer_is_told(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    pointer(tmp_path).swap(None, "0123456789ab", {})
+    with pytest.raises(UserError, match="restore it, or move the pointer"):
+        chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3))
+
+
+def test_an_altered_verdict_promotes_nothing(tmp_path: Path, planted_data: StageResult, vetted: chain.Chain) -> None:
+    path = vetted.vetted.local("verdict")
+    path.write_text(path.read_text().replace('"decision": "promote"', '"decision":  "promote"'))
+    with pytest.raises(UserError, match="the verdict cannot be trusted, verdict was altered"):
+        promoter.run(chain.promote_config(tmp_path, planted_data, vetted), tmp_path / "promote")
+    assert pointer(tmp_path).read() is None
+
+
+def test_a_file_in_the_registrys_way_ends_with_exit_code_2_and_one_line(
+    tmp_path: Path, planted_data: StageResult, vetted: chain.Chain
+) -> None:
+    (tmp_path / "registry").write_text("in the way")
+    done = subprocess.run(command(tmp_path, planted_data, vetted), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "is in the way" in done.stderr
+
+
+KILLER = """
+import os, runpy, sys
+place, when = int(sys.argv.pop(1)), sys.argv.pop(1)
+replace, calls = os.replace, 0
+def dying(*paths):
+    global calls
+    calls += 1
+    if calls == place and when == "before": os._exit(9)
+    replace(*paths)
+    if calls == place: os._exit(9)
+os.replace = dying
+runpy.run_module("mlapp.registry.promoter", run_name="__main__", alter_sys=True)
+"""
+
+
+def command(folder: Path, data: StageResult, vetted: chain.Chain, *killer: str) -> list[str]:
+    start = [sys.executable, "-c", KILLER, *killer] if killer else [sys.executable, "-m", "mlapp.registry.promoter"]
+    return [
+        *(*start, "--verdict", vetted.vetted.uri, "--challenger", vetted.challenger.uri, "--data", data.uri),
+        *("--registry", str(folder / "registry"), "--workdir", str(folder / "promote")),
+    ]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("place", [1, 2, 3, 4, 5])
+def test_a_kill_at_any_file_move_leaves_the_registry_before_or_after(
+    tmp_path: Path, planted_data: StageResult, vetted: chain.Chain, place: int, when: str
+) -> None:
+    """Given a kill around each atomic move (two cards, bundle, pointer, result), when rerun, then all is well."""
+    killed = subprocess.run(command(tmp_path, planted_data, vetted, str(place), when), check=False, env=os.environ)
+    assert killed.returncode == 9
+    named = pointer(tmp_path).read()
+    assert (named is not None) == (place > 4 or (place, when) == (4, "after"))
+    if named:
+        verify(storage.at(tmp_path / "registry" / "fashion_mnist" / named))
+
+    subprocess.run(command(tmp_path, planted_data, vetted), check=True, capture_output=True)
+
+    named = pointer(tmp_path).read()
+    assert named
+    assert verify(storage.at(tmp_path / "registry" / "fashion_mnist" / named)).id == named
+    bundles = [path for path in (tmp_path / "registry" / "fashion_mnist").iterdir() if len(path.name) == 12]
+    assert [path.name for path in bundles] == [named]
+
+
+def test_the_same_content_makes_the_same_bundle(tmp_path: Path, planted_data: StageResult, vetted: chain.Chain) -> None:
+    ids = []
+    for registry in ("one", "two"):
+        config = chain.promote_config(tmp_path, planted_data, vetted).model_copy(
+            update={"registry": str(tmp_path / registry)}
+        )
+        ids.append(promoter.run(config, tmp_path / "promote").artifact("manifest").parent.name)
+    assert ids[0] == ids[1]

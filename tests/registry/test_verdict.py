@@ -1,0 +1,127 @@
+"""Planted challengers get the verdict they deserve, with the evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import chain
+import numpy as np
+import planted
+import pytest
+
+from mlapp.errors import UserError
+from mlapp.result import StageResult
+from mlapp.vetting import verdict
+
+
+@pytest.fixture
+def against_champion(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> Any:
+    """Promote a champion that errs on four groups, each another class's half (80 %), then vet a challenger."""
+
+    def against(*errors: int, **settings: object) -> verdict.Verdict:
+        floors = {"min_accuracy": 0.5, "min_class_recall": 0.0}
+        first = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2, 4, 6), **floors)
+        assert first.verdict.decision == "promote"
+        settings = {**floors, **settings}
+        return chain.vet(tmp_path, planted_data, planted_teacher, planted_student(*errors), **settings).verdict
+
+    return against
+
+
+def failed(found: verdict.Verdict) -> set[str]:
+    return {gate.name for gate in found.gates if not gate.passed}
+
+
+def test_the_first_model_is_promoted_when_it_meets_the_floors(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    found = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3)).verdict
+    assert (found.decision, found.champion, found.champion_before) == ("promote", None, None)
+    assert found.challenger.accuracy.value == 0.95
+    assert found.challenger.accuracy.n == 2000
+    assert found.challenger.recall[1].value == 0.5
+    assert sum(map(sum, found.challenger.confusion)) == 2000
+    assert (found.against_teacher.only_challenger_right, found.against_teacher.only_other_right) == (100, 100)
+    assert found.against_teacher.p_value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "gate"),
+    [
+        ({"min_accuracy": 0.96}, "accuracy"),
+        ({"min_class_recall": 0.6}, "lowest recall of a class"),
+        ({"max_bytes": 1000}, "file size (bytes)"),
+        ({"max_latency_us": 0.001}, "latency (µs, one thread)"),
+    ],
+)
+def test_a_first_model_below_a_floor_or_over_a_budget_is_rejected(
+    tmp_path: Path,
+    planted_data: StageResult,
+    planted_teacher: StageResult,
+    planted_student: Any,
+    settings: dict[str, Any],
+    gate: str,
+) -> None:
+    found = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3), **settings).verdict
+    assert found.decision == "reject"
+    assert failed(found) == {gate}
+
+
+def test_a_better_challenger_is_promoted(against_champion: Any) -> None:
+    found = against_champion(0, 2)
+    assert found.decision == "promote"
+    assert found.against_champion.difference.value == pytest.approx(0.10)
+    assert found.against_champion.difference.low > 0
+    assert found.against_champion.p_value < 1e-6
+
+
+def test_an_equal_challenger_is_held(against_champion: Any) -> None:
+    """Given one that errs as often on other images, then the tie does not promote."""
+    found = against_champion(0, 2, 4, 8, max_class_drop=1.0)
+    assert found.decision == "hold"
+    assert failed(found) == {"significantly better than the champion"}
+
+
+def test_a_worse_challenger_is_rejected(against_champion: Any) -> None:
+    found = against_champion(0, 2, 4, 6, 8)
+    assert found.decision == "reject"
+    assert "not significantly worse than the champion" in failed(found)
+
+
+def test_a_better_challenger_that_ruins_a_class_is_rejected(against_champion: Any) -> None:
+    found = against_champion(18, 19)
+    assert found.challenger.accuracy.value > found.champion.accuracy.value
+    assert found.decision == "reject"
+    assert failed(found) == {"most recall lost by a class"}
+    assert next(gate for gate in found.gates if not gate.passed).detail == "class j"
+
+
+def test_an_unchanged_rerun_after_the_promotion_is_skipped(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    first = chain.run(tmp_path, planted_data, planted_teacher, planted_student(3))
+    again = chain.run(tmp_path, planted_data, planted_teacher, planted_student(3))
+    assert again.vetted == first.vetted
+    assert "already the champion" in again.promoted.headline
+    assert again.promoted.artifacts == first.promoted.artifacts
+
+
+def test_predictions_are_kept_without_pickle(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    vetted = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3)).vetted
+    answers = np.load(vetted.local("predictions"), allow_pickle=False)
+    assert answers.shape == (2, 2000)
+    assert (answers[0] == planted.images(2000).labels).mean() == 0.95
+
+
+def test_a_champion_of_other_classes_is_told(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    chain.run(tmp_path, planted_data, planted_teacher, planted_student(3))
+    other = planted.data(tmp_path / "other", classes=tuple("klmnopqrst"))
+    with pytest.raises(UserError, match=r"promote this model under another promotion\.name"):
+        chain.vet(tmp_path, other, planted_teacher, planted_student(5))
