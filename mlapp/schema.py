@@ -99,7 +99,7 @@ class Optimization(Section):
 
     epochs: int = Field(8, ge=1, le=1000, description="passes over the training split")
     batch_size: int = Field(128, ge=8, le=4096, description="images a step")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate")
+    learning_rate: float = Field(0.01, gt=0, le=1, description="peak learning rate")
     schedule: Literal["constant", "one_cycle", "plateau"] = Field(
         "one_cycle",
         description="one_cycle: linear warm-up, then linear to zero; plateau: ×0.2 after 3 epochs without progress",

@@ -67,19 +67,17 @@ def test_the_teachers_weights_do_not_move_and_the_students_do(dataset: Dataset, 
 
 
 def test_the_student_follows_the_teacher_where_teacher_and_labels_disagree(dataset: Dataset, tmp_path: Path) -> None:
-    """Given a teacher that answers the next class for every image, when alpha is 1, then the student does as well."""
-    right, _ = knowledge_distiller.fit(
-        config(alpha=0.0, epochs=15, augmentation="none"), dataset, tmp_path / "right", network(1)
-    )
-    logits = right.output
-    shifted = tf.keras.layers.Lambda(lambda answers: tf.roll(answers, 1, axis=-1))(logits)
+    """Given a teacher that answers the next class for what it recognises, when alpha is 1, the student does as well."""
+    # One epoch: the best of several would be the one that follows the labels, by validation accuracy.
+    learning = {"width": 0.5, "epochs": 1, "batch_size": 8, "augmentation": "none"}
+    right, _ = knowledge_distiller.fit(config(alpha=0.0, **learning), dataset, tmp_path / "right", network(1))
+    shifted = tf.keras.layers.Lambda(lambda answers: tf.roll(answers, 1, axis=-1))(right.output)
     wrong = tf.keras.Model(right.input, shifted)
 
-    student, _ = knowledge_distiller.fit(
-        config(alpha=1.0, epochs=15, augmentation="none", seed=4), dataset, tmp_path / "student", wrong
-    )
+    student, _ = knowledge_distiller.fit(config(alpha=1.0, seed=4, **learning), dataset, tmp_path / "student", wrong)
 
-    test = dataset.split("test")
-    predicted = student.predict(test.images.astype(np.float32), verbose=0).argmax(1)
-    assert (predicted == test.labels).mean() < 0.15
-    assert (predicted == (test.labels + 1) % 10).mean() > 0.3
+    train = dataset.split("train")
+    images = train.images.astype(np.float32)
+    answers, taught = (model.predict(images, verbose=0).argmax(1) for model in (student, wrong))
+    assert (answers == taught).mean() > 0.5
+    assert (answers == train.labels).mean() < 0.2

@@ -58,7 +58,7 @@ def test_a_trainer_leaves_its_model_candidates_history_and_curves(teacher: Stage
     metric = teacher.metrics["int8.validation_accuracy"]
     assert metric.n
     assert metric.low < metric.value < metric.high
-    assert "teacher: float32" in teacher.headline
+    assert teacher.headline.startswith(f"teacher: {100 * teacher.metrics['float32.validation_accuracy'].value:.2f} %")
     assert teacher.environment["tf-keras"].startswith("2.")
 
 
