@@ -124,7 +124,7 @@ class Stage(Generic[C]):
             timings={
                 "wall_s": round(time.perf_counter() - wall, 3),
                 "cpu_s": round(_cpu_seconds() - cpu, 3),
-                "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+                "peak_rss_mb": round(_peak_rss_mb(), 1),
             },
             environment=_environment(self.module),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -190,6 +190,15 @@ def _cpu_seconds() -> float:
         usage.ru_utime + usage.ru_stime
         for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     )
+
+
+def _peak_rss_mb() -> float:
+    """Peak resident memory of this process; `getrusage` would count the parent's before exec, so Linux is asked."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def _environment(module: str) -> dict[str, str]:

@@ -10,11 +10,9 @@ import importlib
 import logging
 import os
 import sys
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
+
+from mlapp.quiet import quiet
 
 
 class _Lazy:
@@ -32,29 +30,6 @@ class _Lazy:
 tf: Any = _Lazy("tensorflow")
 keras: Any = _Lazy("tf_keras")
 tfmot: Any = _Lazy("tensorflow_model_optimization")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back what native code writes to stderr, and Python's warnings; all of it is shown if the block fails.
-
-    TensorFlow's libraries announce missing CUDA drivers and converter settings there, past every logging switch.
-    """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-        except BaseException:
-            held.seek(0)
-            os.write(kept, held.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def _import(name: str) -> None:

@@ -19,10 +19,11 @@ import numpy as np
 from mlapp import storage
 from mlapp.candidate import Candidate, Kind, Precision
 from mlapp.dataset import Dataset, Split
-from mlapp.dl.backend import quiet, tf
+from mlapp.dl.backend import tf
 from mlapp.dl.keras_model import save
 from mlapp.dl.nets import multiply_accumulates
 from mlapp.dl.vertex import vertex_folder
+from mlapp.quiet import quiet
 from mlapp.schema import Export
 from mlapp.statistics import proportion
 from mlapp.vetting.scorer import latency_us, score

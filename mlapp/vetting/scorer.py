@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlapp.errors import UserError
+from mlapp.quiet import quiet
 from mlapp.result import Metric
 from mlapp.statistics import median_interval
 
@@ -68,8 +69,9 @@ def _open(model: Path, threads: int) -> Any:
     from ai_edge_litert.interpreter import Interpreter
 
     try:
-        interpreter = Interpreter(model_path=str(model), num_threads=threads)
-        interpreter.allocate_tensors()
+        with quiet():
+            interpreter = Interpreter(model_path=str(model), num_threads=threads)
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{model} is not a LiteRT model that can be run ({reason}): export it again") from error

@@ -28,22 +28,3 @@ def test_first_use_sets_keras_2_and_writes_nothing_to_stderr() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("2.")
     assert done.stderr == ""
-
-
-def test_held_back_messages_are_shown_when_the_block_fails(capfd: pytest.CaptureFixture[str]) -> None:
-    import os
-
-    from mlapp.dl.backend import quiet
-
-    with quiet():
-        os.write(2, b"chatter\n")
-    assert capfd.readouterr().err == ""
-
-    def fail() -> None:
-        with quiet():
-            os.write(2, b"the reason\n")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert capfd.readouterr().err == "the reason\n"
