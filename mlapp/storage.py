@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 import shutil
@@ -72,9 +73,15 @@ def fetch(path: UPath) -> Path:
     """A local path with the content of ``path``: itself where it is local, else a copy kept for this process."""
     if is_local(path):
         return Path(path.path)
-    copy = Path(tempfile.mkdtemp(prefix="mlapp-fetch-"), path.name)
+    copy = Path(tempfile.mkdtemp(dir=_fetched().name), path.name)
     path.fs.get_file(path.path, str(copy))
     return copy
+
+
+@functools.cache
+def _fetched() -> tempfile.TemporaryDirectory[str]:
+    """Where this process keeps copies of remote files; removed when it ends."""
+    return tempfile.TemporaryDirectory(prefix="mlapp-fetch-")
 
 
 @contextmanager
@@ -102,7 +109,7 @@ def explain(error: OSError) -> UserError | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"no space left for {where}: free some disk space, or give another --workdir, and run again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"no permission to write {where}: mend its permissions, or give another --workdir")
+        return UserError(f"no permission for {where}: mend its permissions, or give another path")
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         return UserError(f"{where} is in the way: a folder was expected where a file is, or the reverse; move it away")
     return None
