@@ -48,8 +48,9 @@ def preset_names() -> list[str]:
 
 def read_preset(preset: str) -> dict[str, Any]:
     """A preset's settings: one of `preset_names`, or the path of a YAML file of the same shape."""
-    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
-    if not path.is_file():
+    by_path = preset.endswith((".yaml", ".yml"))
+    path = Path(preset) if by_path else PRESETS / f"{preset}.yaml"
+    if not (path.is_file() if by_path else preset in preset_names()):
         raise UserError(f"no preset {preset!r}: choose one of {', '.join(preset_names())}, or give a .yaml file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}

@@ -15,13 +15,13 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 from mlapp import storage
 from mlapp.code_version import code_version
@@ -84,7 +84,7 @@ class Stage(Generic[C]):
     def inputs(self) -> list[str]:
         """Names of the config fields that hold URIs of earlier results."""
         fields = self.config.model_fields.items()
-        return [name for name, field in fields if any(isinstance(mark, Input) for mark in field.metadata)]
+        return [name for name, field in fields if _marked((*field.metadata, field.annotation))]
 
     def done(self, config: C, workdir: str | os.PathLike[str], key: str | None = None) -> StageResult | None:
         """The valid result that already stands in ``workdir``, if any: same key, every artifact whole."""
@@ -155,6 +155,11 @@ def stage(
         return Stage(name=name, config=config, section=section, area=area, body=body, cached=cached, resolve=resolve)
 
     return decorate
+
+
+def _marked(parts: Iterable[Any]) -> bool:
+    """Whether the mark of an input stands among these, or inside one of them, as in ``ResultUri | None``."""
+    return any(isinstance(part, Input) or _marked(get_args(part)) for part in parts)
 
 
 def _input_uris(config: Section, names: list[str]) -> dict[str, list[str]]:

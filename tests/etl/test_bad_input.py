@@ -94,7 +94,7 @@ def test_a_work_directory_that_cannot_be_written(tiny: IdxFolder, tmp_path: Path
         "gcp_dataloader", "--workdir", str(workdir), "data.name=tiny", f"data.source={tiny.path}", under=under
     )
 
-    assert_told(found, "gcp_dataloader", f"no permission to write {workdir}/.lock")
+    assert_told(found, "gcp_dataloader", f"no permission for {workdir}/.lock")
 
 
 @pytest.fixture

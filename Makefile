@@ -1,0 +1,51 @@
+# Two commands do it all: `make run` and `make test`. Both make what they need first, and both are safe to repeat.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+PRESET ?= quick
+CONF ?= {}
+PYTEST_ARGS ?=
+
+# Taken as they were typed, and handed on through the environment: no quote or space of theirs reaches a shell.
+override CONF := $(value CONF)
+override PRESET := $(value PRESET)
+export CONF PRESET
+
+# A stamp is named for the content that it stands for: other requirements, another stamp, another installation.
+REQUIREMENTS := requirements-dev.txt
+LOCK := $(shell sha256sum $(REQUIREMENTS) | cut -c1-12)
+INSTALLED := .venv/installed-$(LOCK)
+MIGRATED := .airflow/migrated-$(LOCK)
+
+.PHONY: help env run test
+.DEFAULT_GOAL := help
+
+help: ## Show what there is to make
+	@echo "usage: make TARGET [PRESET=quick] [CONF='{\"training.epochs\": 3}'] [PYTHON=python3.11]"
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' Makefile | expand -t 10
+
+env: $(INSTALLED) $(MIGRATED) ## Create the environment: .venv from the pinned requirements, Airflow's database
+
+run: env ## Run the whole training DAG: data, models, verdict, promotion
+	@source ./env.sh && exec python plugins/dags_test.py fashion_mnist_training --preset="$$PRESET" --conf="$$CONF"
+
+test: env ## Check style and types, run all tests
+	@source ./env.sh && ruff check . && ruff format --check . && mypy && python -m pytest $(PYTEST_ARGS)
+
+$(INSTALLED):
+	@command -v "$(PYTHON)" >/dev/null || { echo "make: $(PYTHON) is missing: install Python 3.11 with its venv module" \
+	  "(Debian: apt-get install python3.11-venv), or give PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	  echo "make: $(PYTHON) is not Python 3.11 with its venv module: give PYTHON=/path/to/python3.11" \
+	  "(Debian: apt-get install python3.11-venv)" >&2; exit 2; }
+	@echo "make: installing the pinned requirements into .venv; the first time this takes some minutes"
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
+	@rm -f .venv/installed-*
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(REQUIREMENTS)
+	@touch $@
+
+$(MIGRATED): $(INSTALLED)
+	@echo "make: preparing Airflow's database in .airflow"
+	@mkdir -p .airflow && rm -f .airflow/migrated-*
+	@source ./env.sh && AIRFLOW_HOME="$$PWD/.airflow" airflow db migrate >.airflow/migrate.log 2>&1 \
+	  || { cat .airflow/migrate.log; echo "make: the database could not be prepared: remove .airflow and run again"; exit 1; } >&2
+	@touch $@

@@ -1,0 +1,139 @@
+"""Layers of the configuration: which one wins, and what is said of a wrong key or value."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlapp import config as configuration
+from mlapp.errors import UserError
+from mlapp.schema import Config
+
+
+def load(preset="quick", overrides=None, environ=None) -> Config:
+    return configuration.load(preset, overrides, environ or {})
+
+
+def test_each_layer_goes_over_the_one_below(tmp_path):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("training: {epochs: 3, batch_size: 64, patience: 2}\n")
+    environ = {"MLAPP_TRAINING__EPOCHS": "4", "MLAPP_TRAINING__BATCH_SIZE": "32"}
+    training = load(str(preset), {"training.epochs": 5}, environ).training
+    assert (training.epochs, training.batch_size, training.patience) == (5, 32, 2)
+    assert training.warmup == Config().training.warmup
+
+
+@pytest.mark.parametrize("preset", configuration.preset_names())
+def test_every_shipped_preset_is_valid(preset):
+    assert isinstance(load(preset), Config)
+
+
+def test_dotted_and_nested_settings_are_the_same():
+    assert configuration.nest({"a.b": 1, "a": {"c.d": 2}}) == {"a": {"b": 1, "c": {"d": 2}}}
+
+
+def test_overrides_are_read_as_yaml():
+    arguments = ["training.epochs=3", "distillation.widths=[0.5, 0.25]", "data.source=null", "data.name=x"]
+    assert configuration.parse_overrides(arguments) == {
+        "training": {"epochs": 3},
+        "distillation": {"widths": [0.5, 0.25]},
+        "data": {"source": None, "name": "x"},
+    }
+
+
+def test_lists_and_maps_come_from_the_environment_as_json():
+    environ = {"MLAPP_DISTILLATION__WIDTHS": "[0.5]", "MLAPP_DATA__SHA256": f'{{"train-images": "{"0" * 64}"}}'}
+    config = load(environ=environ)
+    assert config.distillation.widths == (0.5,)
+    assert config.data.sha256 == {"train-images": "0" * 64}
+
+
+def test_the_configuration_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        load().training.epochs = 3
+
+
+def test_a_resolved_configuration_reads_back_as_itself():
+    config = load("smoke", {"distillation.widths": [0.3]})
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"training.epohcs": 3}, "unknown setting training.epohcs (from the overrides): did you mean epochs?"),
+        ({"trainning.epochs": 3}, "unknown setting trainning (from the overrides): did you mean training?"),
+        ({"zzz": 3}, "unknown setting zzz (from the overrides): known are data, distillation, "),
+        ({"training.epochs": 0}, "training.epochs: input should be greater than or equal to 1, not 0 (from the ov"),
+        ({"training.epochs": "x"}, "training.epochs: input should be a valid integer, unable to parse string as an "),
+        ({"training.learning_rate": float("nan")}, "training.learning_rate: input should be "),
+        ({"training": 3}, "training: input should be a valid dictionary"),
+        ({"training.architecture": "vgg"}, "training.architecture: input should be 'cnn3' or 'convnet'"),
+        ({"distillation.widths": []}, "distillation.widths: tuple should have at least 1 item"),
+    ],
+)
+def test_a_wrong_override_is_named_with_its_layer(overrides, told):
+    with pytest.raises(UserError) as raised:
+        load(overrides=overrides)
+    assert str(raised.value).startswith(told)
+    assert "\n" not in str(raised.value)
+
+
+def test_every_wrong_setting_is_told_at_once():
+    with pytest.raises(UserError) as raised:
+        load(overrides={"training.epochs": 0, "pruning.alpha": 2, "x.y": 1})
+    assert all(name in str(raised.value) for name in ("training.epochs", "pruning.alpha", "unknown setting x"))
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"MLAPP_TRAINING__EPOCHS": "0"}, "training.epochs: input should be greater .*, not '0' .from the environment."),
+        ({"MLAPP_TRAINING__EPOHCS": "3"}, "unknown setting training.epohcs .from the environment.: did you mean epochs"),
+        ({"MLAPP_TRAINNING__EPOCHS": "3"}, "MLAPP_TRAINNING__EPOCHS .* unknown section: did you mean training"),
+        ({"MLAPP_DISTILLATION__WIDTHS": "a, b"}, "distillation.*give lists and maps as JSON"),
+    ],
+)
+def test_a_wrong_variable_of_the_environment_is_named(environ, told):
+    with pytest.raises(UserError, match=told):
+        load(environ=environ)
+
+
+def test_other_variables_of_the_environment_are_left_alone():
+    assert load(environ={"MLAPP_HOME": "/x", "PATH": "/bin", "TRAINING__EPOCHS": "0"}) == load()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("training: {epohcs: 3}", "unknown setting training.epohcs .from preset .*did you mean epochs"),
+        ("training: {epochs: 0}", "training.epochs: .*from preset"),
+        ("- a\n- b", "must map sections to settings, not be a list"),
+        ("training: {epochs", "is not YAML"),
+        (b"\xff\xfe\x00", "is not YAML"),
+    ],
+)
+def test_a_wrong_preset_file_is_named(tmp_path, content, told):
+    preset = tmp_path / "mine.yaml"
+    preset.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=told):
+        load(str(preset))
+
+
+def test_an_empty_preset_file_sets_nothing(tmp_path):
+    (tmp_path / "empty.yaml").touch()
+    assert load(str(tmp_path / "empty.yaml")) == Config()
+
+
+@pytest.mark.parametrize("preset", ["qick", "", "../presets/quick", "nowhere.yaml"])
+def test_a_missing_preset_is_told_with_those_that_exist(preset):
+    with pytest.raises(UserError, match="no preset .*: choose one of best, quick, "):
+        load(preset)
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [("training.epochs", "write an override as section.field=value"), ("=3", "write an"), ("a=[1", "is not YAML")],
+)
+def test_an_override_that_cannot_be_read_is_shown(argument, told):
+    with pytest.raises(UserError, match=told):
+        configuration.parse_overrides([argument])

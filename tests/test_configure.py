@@ -1,0 +1,96 @@
+"""The first task of a run: its settings, resolved and kept, or refused in a second."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mlapp.config import load
+from mlapp.configure import configure, main, read_conf, read_setting, resolve, run_folder
+from mlapp.errors import UserError
+
+
+@pytest.mark.parametrize("conf", [{"training.epochs": 3}, {"training": {"epochs": 3}}])
+def test_a_runs_conf_goes_over_its_preset(conf):
+    assert resolve("smoke", conf) == load("smoke", {"training.epochs": 3})
+
+
+def test_the_confs_own_preset_goes_first():
+    assert resolve("quick", {"preset": "smoke"}) == load("smoke")
+
+
+def test_null_means_as_the_preset_says():
+    """The trigger form sends every field, null where nothing was entered."""
+    conf = {"training.epochs": None, "training": {"patience": None}, "data.sha256": None, "preset": None}
+    assert resolve("smoke", conf) == load("smoke")
+
+
+def test_what_is_written_is_the_whole_configuration(tmp_path):
+    uri = str(tmp_path / "run" / "config.json")
+    config = configure("smoke", {"distillation.widths": [0.3]}, uri)
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == config.model_dump(mode="json")
+    assert read_setting(uri, "distillation.widths") == [0.3]
+    assert read_setting(uri, "transform.limit") == 1000
+
+
+def test_nothing_is_written_when_a_setting_is_wrong(tmp_path):
+    with pytest.raises(UserError):
+        configure("smoke", {"training.epochs": 0}, str(tmp_path / "config.json"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_is_told_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="in the way"):
+        configure("smoke", {}, str(tmp_path / "file" / "config.json"))
+
+
+def test_a_runs_folder_is_dated_and_safe_as_a_name():
+    config = load("smoke", {"storage.experiments": "memory://e"})
+    run = "manual__2026-01-01T00:00:00+00:00/../x y"
+    assert run_folder(config, run, "2026-01-01") == "memory://e/2026-01-01-manual-2026-01-01T00-00-00-00-00-x-y"
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "3", '"x"', "null", ""])
+def test_conf_that_is_no_json_object_is_refused(text):
+    with pytest.raises(UserError, match="conf"):
+        read_conf(text)
+
+
+@pytest.mark.parametrize(
+    ("conf", "told"),
+    [
+        ('{"training.epohcs": 3}', "unknown setting training.epohcs (from the overrides): did you mean epochs?"),
+        ('{"training": {"epochs": 0}}', "training.epochs: input should be greater than or equal to 1, not 0"),
+        ('{"training.epochs": "three"}', "training.epochs: input should be a valid integer"),
+        ('{"preset": "qick"}', "no preset 'qick': choose one of best, quick, "),
+        ('{"preset": 3}', "preset: give one of best, quick, "),
+        ("nonsense", "conf is not JSON"),
+    ],
+)
+def test_a_wrong_conf_ends_with_exit_code_2_and_one_line(tmp_path, capsys, conf, told):
+    with pytest.raises(SystemExit) as stop:
+        main([f"--conf={conf}", f"--to={tmp_path / 'config.json'}"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"python -m mlapp.configure: error: {told}")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_keeps_the_configuration_in_the_runs_folder_and_says_where(tmp_path):
+    """As the DAG calls it; a wrong setting must be known in about a second, so must a right one."""
+    answer = tmp_path / "answer"
+    conf = json.dumps({"preset": "smoke", "storage.experiments": str(tmp_path / "e"), "training.epochs": None})
+    began = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-m", "mlapp.configure", f"--conf={conf}", "--run=r_1", "--day=2026-01-01", f"--uri-to={answer}"],
+        check=True,
+    )
+    assert time.monotonic() - began < 5
+    assert answer.read_text() == str(tmp_path / "e" / "2026-01-01-r-1" / "config.json")
+    assert read_setting(answer.read_text(), "transform.limit") == 1000
