@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,3 +18,16 @@ DATASETS = Path(__file__).parents[1] / ".cache" / "datasets"
 def raw_uri() -> str:
     """URI of the extract stage's result on the real Fashion-MNIST; the 70,000 images are fetched once and kept."""
     return gcp_dataloader.run(gcp_dataloader.Extract(), DATASETS / "fashion_mnist").uri
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> tuple[Path, tuple[str, ...]]:
+    """A folder, and a program under which it is a file system of 32 KiB (a tmpfs in namespaces of its own)."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    rootless = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    script = f'mount -t tmpfs -o size=32k tmpfs {place} && exec "$@"'
+    under = ("unshare", *rootless, "--mount", "sh", "-c", script, "sh")
+    if not shutil.which("unshare") or subprocess.run([*under, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this kernel gives no mount namespace, so no disk can be made full")
+    return place, under

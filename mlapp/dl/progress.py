@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,16 +62,27 @@ class Checkpoints:
         """Write weights and optimizer, then the state; drop what the new state no longer names."""
         self.folder.mkdir(parents=True, exist_ok=True)
         progress.latest = f"step-{progress.step}"
-        self._everything.write(str(self.folder / progress.latest))
+        self._write(self._everything, progress.latest)
         if is_best:
             progress.best = f"best-{progress.step}"
-            self._weights.write(str(self.folder / progress.best))
+            self._write(self._weights, progress.best)
         storage.write_text(self.folder / STATE, json.dumps(asdict(progress)))
         kept = {progress.latest, progress.best}
-        for file in self.folder.iterdir():
-            if file.name != STATE and file.name.split(".")[0] not in kept:
-                file.unlink()
+        for left in self.folder.iterdir():
+            if left.is_dir():  # of a write that was cut off
+                shutil.rmtree(left)
+            elif left.name != STATE and left.name.split(".")[0] not in kept:
+                left.unlink()
 
     def load_best(self, progress: Progress) -> None:
         """Put the best epoch's weights into the model."""
         self._weights.read(str(self.folder / str(progress.best))).expect_partial()
+
+    def _write(self, checkpoint: Any, name: str) -> None:
+        path = str(self.folder / name)
+        try:
+            checkpoint.write(path)
+        except tf.errors.ResourceExhaustedError as error:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path) from error
+        except tf.errors.PermissionDeniedError as error:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), path) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,12 @@ def test_other_settings_never_resume_from_each_other(dataset: Dataset, tmp_path:
     assert history[0]["learning_rate"] < 1e-5
 
 
-def test_only_two_checkpoints_are_kept(dataset: Dataset, tmp_path: Path) -> None:
+def test_only_two_checkpoints_are_kept_and_what_a_kill_left_is_removed(dataset: Dataset, tmp_path: Path) -> None:
     train(network(dataset), dataset, settings(), tmp_path)
     [folder] = (tmp_path / "checkpoints").iterdir()
+    shutil.rmtree(folder)
+    (folder / "step-9_temp").mkdir(parents=True)
+    train(network(dataset), dataset, settings(), tmp_path)
     state = json.loads((folder / "state.json").read_text())
     assert {file.name.split(".")[0] for file in folder.iterdir()} == {"state", state["latest"], state["best"]}
 

@@ -145,3 +145,15 @@ def test_sigterm_saves_a_checkpoint_and_the_next_start_takes_it_up(data_uri: str
     assert "epoch 1/3" not in again.stdout
     assert StageResult.load(str(tmp_path)).metrics["epochs"].value == 3
     assert list((tmp_path / "board").glob("events.out.*"))
+
+
+def test_a_full_disk_ends_the_training_with_one_line(data_uri: str, full_disk: tuple[Path, tuple[str, ...]]) -> None:
+    place, under = full_disk
+    command = [
+        *(*under, sys.executable, "-m", "mlapp.dl.dnn_trainer", "--preset", "smoke"),
+        *("--data", data_uri, "--workdir", f"{place}/train", "training.batch_size=100"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "no space left for" in done.stderr

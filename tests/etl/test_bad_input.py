@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,19 +94,6 @@ def test_a_work_directory_that_cannot_be_written(tiny: IdxFolder, tmp_path: Path
     )
 
     assert_told(found, "gcp_dataloader", f"no permission for {workdir}/.lock")
-
-
-@pytest.fixture
-def full_disk(tmp_path: Path) -> tuple[Path, tuple[str, ...]]:
-    """A folder, and a program under which it is a file system of 32 KiB (a tmpfs in namespaces of its own)."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    rootless = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-    script = f'mount -t tmpfs -o size=32k tmpfs {place} && exec "$@"'
-    under = ("unshare", *rootless, "--mount", "sh", "-c", script, "sh")
-    if not shutil.which("unshare") or subprocess.run([*under, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("this kernel gives no mount namespace, so no disk can be made full")
-    return place, under
 
 
 def test_a_full_disk_at_extraction(tiny: IdxFolder, full_disk: tuple[Path, tuple[str, ...]], command: Command) -> None:
