@@ -111,6 +111,7 @@ class Stage(Generic[C]):
 
     def _compute(self, config: C, key: str, local: Path, folder: Any) -> StageResult:
         (local / RESULT).unlink(missing_ok=True)
+        storage.remove_drafts(local)
         wall, cpu = time.perf_counter(), _cpu_seconds()
         outcome = self.body(config, local)
         result = StageResult(

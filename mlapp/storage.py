@@ -17,6 +17,7 @@ from upath import UPath
 from mlapp.errors import UserError
 
 CHUNK = 1 << 20
+DRAFT = ".draft"
 
 
 def at(uri: str | os.PathLike[str]) -> UPath:
@@ -47,7 +48,7 @@ def atomic_file(path: UPath | Path) -> Iterator[Path]:
     folder = None if remote else Path(path.path).parent
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=DRAFT, dir=folder)
     os.close(handle)
     draft = Path(name)
     try:
@@ -61,6 +62,12 @@ def atomic_file(path: UPath | Path) -> Iterator[Path]:
             os.replace(draft, path.path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what a kill in the middle of `atomic_file` left in a folder that is ours alone."""
+    for draft in folder.rglob(f".*{DRAFT}"):
+        draft.unlink()
 
 
 def write_text(path: UPath | Path, text: str) -> None:

@@ -51,8 +51,6 @@ def with_fingerprint(config: Extract) -> Extract:
 @stage("extract", area="raw", section="data", resolve=with_fingerprint)
 def run(config: Extract, workdir: Path) -> Outcome:
     """Extract into ``workdir``; a `UserError` tells every source that was tried and why it failed."""
-    for draft in workdir.glob(".*-ubyte.*"):
-        draft.unlink()
     scratch = workdir / "downloads"
     scratch.mkdir(exist_ok=True)
     source, brought = _first_that_answers(config, scratch, workdir)

@@ -263,7 +263,7 @@ def test_a_half_written_earlier_run_is_done_again_and_cleared_away(tiny: IdxFold
     whole = StageResult.load(tiny.extract(workdir)).artifacts
     (workdir / "result.json").unlink()
     (workdir / "train-images-idx3-ubyte").write_bytes(b"half")
-    (workdir / ".train-labels-idx1-ubyte.x8f3kq").write_bytes(b"draft")
+    (workdir / ".train-labels-idx1-ubyte.x8f3kq.draft").write_bytes(b"draft")
 
     again = StageResult.load(tiny.extract(workdir))
 
