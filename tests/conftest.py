@@ -7,9 +7,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import planted
 import pytest
 
 from mlapp.etl import gcp_dataloader
+from mlapp.result import StageResult
 
 DATASETS = Path(__file__).parents[1] / ".cache" / "datasets"
 
@@ -31,3 +33,27 @@ def full_disk(tmp_path: Path) -> tuple[Path, tuple[str, ...]]:
     if not shutil.which("unshare") or subprocess.run([*under, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this kernel gives no mount namespace, so no disk can be made full")
     return place, under
+
+
+@pytest.fixture(scope="session")
+def planted_data(tmp_path_factory: pytest.TempPathFactory) -> StageResult:
+    return planted.data(tmp_path_factory.mktemp("planted") / "data")
+
+
+@pytest.fixture(scope="session")
+def planted_teacher(tmp_path_factory: pytest.TempPathFactory) -> StageResult:
+    return planted.models(tmp_path_factory.mktemp("planted") / "teacher", "teacher", "teacher", errors=[0])
+
+
+@pytest.fixture(scope="session")
+def planted_student(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """A function that gives the result of a student that errs on these groups, made once for each set."""
+    folder: Path = tmp_path_factory.mktemp("planted")
+    made: dict[tuple[int, ...], StageResult] = {}
+
+    def student(*errors: int) -> StageResult:
+        if errors not in made:
+            made[errors] = planted.models(folder / "-".join(map(str, errors)), "student", "student", errors)
+        return made[errors]
+
+    return student

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from mlapp.result import Metric, Record
 
@@ -23,53 +23,34 @@ class Gate(Record):
 
 def at_least(name: str, value: float, bound: float, detail: str = "") -> Gate:
     """A floor; falling below it rejects."""
-    return Gate(
-        name=name,
-        value=value,
-        bound=bound,
-        relation=">=",
-        passed=value >= bound,
-        on_failure="reject",
-        detail=detail,
-    )
+    passed = value >= bound
+    return Gate(name=name, value=value, bound=bound, relation=">=", passed=passed, on_failure="reject", detail=detail)
 
 
 def at_most(name: str, value: float, bound: float, detail: str = "") -> Gate:
     """A budget; exceeding it rejects."""
-    return Gate(
-        name=name,
-        value=value,
-        bound=bound,
-        relation="<=",
-        passed=value <= bound,
-        on_failure="reject",
-        detail=detail,
-    )
+    passed = value <= bound
+    return Gate(name=name, value=value, bound=bound, relation="<=", passed=passed, on_failure="reject", detail=detail)
 
 
 def improvement(difference: Metric, p_value: float, significance: float) -> list[Gate]:
     """Against a champion: significantly worse rejects, anything short of significantly better holds."""
-    worse = p_value < significance and difference.value < 0
-    better = p_value < significance and difference.value > 0
-    detail = f"McNemar's exact test, p = {p_value:.3g}, level {significance:g}"
+    significant = p_value < significance
+    shared: dict[str, Any] = {"value": difference.value, "bound": 0.0, "detail": f"McNemar's exact p = {p_value:.3g}"}
     return [
         Gate(
             name="not significantly worse than the champion",
-            value=difference.value,
-            bound=0.0,
             relation=">=",
-            passed=not worse,
+            passed=not (significant and difference.value < 0),
             on_failure="reject",
-            detail=detail,
+            **shared,
         ),
         Gate(
             name="significantly better than the champion",
-            value=difference.value,
-            bound=0.0,
             relation=">",
-            passed=better,
+            passed=significant and difference.value > 0,
             on_failure="hold",
-            detail=detail,
+            **shared,
         ),
     ]
 
