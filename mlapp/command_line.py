@@ -28,6 +28,7 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
     parser = build_parser(stage)
     arguments = parser.parse_intermixed_args(argv)
     if arguments.schema:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for a reader that wants the first lines only
         print(json.dumps(stage.config.model_json_schema(), indent=2))
         return
     try:
@@ -56,6 +57,9 @@ def prepare(stage: Stage[Any], arguments: argparse.Namespace) -> tuple[Section, 
     section = getattr(resolved, stage.section).model_dump() if stage.section else {}
     embedded = {name: getattr(resolved, name) for name in _embedded_sections(stage)}
     own = {name: getattr(arguments, name) for name in _own_fields(stage) if getattr(arguments, name) is not None}
+    for name, field in _own_fields(stage).items():
+        if field.is_required() and name not in own:
+            raise UserError(f"--{name.replace('_', '-')} is missing: give the {field.description}")
     config = stage.resolved(
         configuration.validate(stage.config, {**section, **embedded, **own}, {"the command line": own})
     )
