@@ -8,15 +8,19 @@ export AIRFLOW__CORE__DAGS_FOLDER="$_project/dags"
 export AIRFLOW__CORE__PLUGINS_FOLDER="$_project/plugins"
 export AIRFLOW__CORE__LOAD_EXAMPLES=False
 export AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION=False
-# A stage uses every core there is: two at once gain nothing and take twice the memory.
+# Each stage uses every core there is: many at once would gain nothing and take the memory of all.
 export AIRFLOW__CORE__PARALLELISM="${AIRFLOW__CORE__PARALLELISM:-2}"
 # A machine of one's own: no passwords, and the server listens on loopback only.
 export AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS=True
 export AIRFLOW__API__HOST="${AIRFLOW__API__HOST:-127.0.0.1}"
+export AIRFLOW__API__PORT="${AIRFLOW__API__PORT:-8080}"
 export AIRFLOW__API__WORKERS=1
+export AIRFLOW__CORE__EXECUTION_API_SERVER_URL="http://127.0.0.1:$AIRFLOW__API__PORT/execution/"
 export AIRFLOW__DATABASE__SQL_ALCHEMY_CONN="sqlite:///$AIRFLOW_HOME/airflow.db"
 export AIRFLOW__LOGGING__COLORED_CONSOLE_LOG=False
-export AIRFLOW__LOGGING__NAMESPACE_LEVELS="alembic=WARNING airflow.serialization=WARNING"
+# The routine of Airflow itself, between which the lines of the stages would be lost.
+export AIRFLOW__LOGGING__NAMESPACE_LEVELS="alembic=WARNING airflow.api_fastapi.execution_api=WARNING \
+  airflow.dag_processing=WARNING airflow.models=WARNING airflow.serialization=WARNING py.warnings=ERROR"
 
 case ":${PYTHONPATH:-}:" in *":$_project:"*) ;; *) export PYTHONPATH="$_project${PYTHONPATH:+:$PYTHONPATH}" ;; esac
 case ":$PATH:" in *":$_project/.venv/bin:"*) ;; *) export PATH="$_project/.venv/bin:$PATH" ;; esac

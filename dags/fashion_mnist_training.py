@@ -21,9 +21,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow.sdk import XComArg, dag, task
-from mlapp.configure import read_setting
 from stage_operator import StageOperator
 from trigger_form import trigger_form
+
+from mlapp.configure import read_setting
 
 MINUTES = timedelta(minutes=30)
 HOURS = timedelta(hours=8)
@@ -61,7 +62,7 @@ def fashion_mnist_training() -> None:
         return operator.output
 
     def stages(name: str, module: str, /, *, over: str, setting: str, **arguments: Any) -> XComArg:
-        values = task(read_setting, task_id=setting.partition(".")[2], execution_timeout=MINUTES)(config, setting)
+        listed = task(task_id=setting.partition(".")[2], execution_timeout=MINUTES)(read_setting)
         operators = StageOperator.partial(
             task_id=name,
             module=module,
@@ -71,7 +72,7 @@ def fashion_mnist_training() -> None:
             execution_timeout=HOURS,
             map_index_template="{{ task.over }} {{ task.item }}",
         )
-        return operators.expand(item=values).output
+        return operators.expand(item=listed(config, setting)).output
 
     raw = stage("extract", "mlapp.etl.gcp_dataloader")
     report = stage("validate", "mlapp.etl.quality", raw=raw)

@@ -118,7 +118,7 @@ def summary(dag_id: str, run_id: str) -> str:
     with create_session() as session:
         query = XComModel.get_many(run_id=run_id, dag_ids=dag_id, task_ids=SUMMARY, key="return_value")
         uri = XComModel.deserialize_value(session.scalars(query).one())
-    return storage.at(uri).with_name("summary.txt").read_text(encoding="utf-8")
+    return str(storage.at(uri).with_name("summary.txt").read_text(encoding="utf-8"))
 
 
 def say(text: str) -> None:

@@ -1,9 +1,8 @@
-"""Run a stage as a subprocess of the worker: its lines stream into the log, and whatever happens it leaves no process."""
+"""Run a stage as a subprocess of the worker: its lines stream into the log, and whatever happens no process is left."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import os
 import signal
@@ -18,6 +17,8 @@ from pathlib import Path
 from stage_runner import Ended
 
 POLL_S = 0.1
+# prctl(PR_SET_PDEATHSIG, SIGTERM) outlives exec. No preexec_fn: that can deadlock in a worker with threads.
+TIE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 class LocalRunner:
@@ -41,7 +42,7 @@ class LocalRunner:
         with tempfile.TemporaryDirectory(prefix="mlapp-stage-") as scratch:
             answer = Path(scratch, "uri")
             process = self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments, f"--uri-to={answer}"],
+                [*_tied_to_worker(), sys.executable, "-m", module, *arguments, f"--uri-to={answer}"],
                 cwd=root,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
@@ -51,7 +52,6 @@ class LocalRunner:
                 encoding="utf-8",
                 errors="replace",
                 start_new_session=True,
-                preexec_fn=_end_with_parent(),
             )
             reader = threading.Thread(target=self._tell, args=(process,), daemon=True)
             reader.start()
@@ -105,9 +105,6 @@ def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> Non
         os.killpg(process.pid, number)
 
 
-def _end_with_parent() -> Callable[[], object] | None:
-    """On Linux, have the kernel send SIGTERM to the stage when the worker dies without a chance to do it."""
-    if sys.platform != "linux":
-        return None
-    set_death_signal = ctypes.CDLL(None).prctl
-    return lambda: set_death_signal(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+def _tied_to_worker() -> list[str]:
+    """On Linux, what makes the stage get SIGTERM when the worker dies without a chance to send it."""
+    return [sys.executable, "-ISc", TIE] if sys.platform == "linux" else []

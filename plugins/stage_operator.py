@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stage_runner import Runner
 
 
-class BadInput(SystemExit):  # noqa: N818
+class BadInput(SystemExit):
     """A stage refused its input: the user can mend it, a retry cannot.
 
     A SystemExit, because that is what Airflow logs as one line, without a traceback.
@@ -24,7 +24,7 @@ class BadInput(SystemExit):  # noqa: N818
 NO_SECOND_TRY = ExceptionRetryPolicy([RetryRule(BadInput, RetryAction.FAIL, reason="a retry cannot mend bad input")])
 
 
-class StageOperator(BaseOperator):
+class StageOperator(BaseOperator):  # type: ignore[misc]
     """Run ``python -m module`` and hand on the URI of its result.json, and nothing else.
 
     :param module: dotted name of the stage's module

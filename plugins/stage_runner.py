@@ -37,7 +37,7 @@ class Runner(Protocol):
     def __init__(self, say: Callable[[str], object]) -> None: ...
 
     def run(self, module: str, arguments: Sequence[str]) -> Ended:
-        """Run ``python -m module *arguments`` there and wait for its end; whatever is raised, nothing is left behind."""
+        """Run ``python -m module *arguments`` there to its end; whatever is raised, nothing is left behind."""
 
     def kill(self) -> None:
         """End the running stage, if any, from a signal handler: return soon, `run` sees to the rest."""

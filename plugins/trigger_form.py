@@ -5,25 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import Param
+
 from mlapp.config import DEFAULT_PRESET, preset_names
 from mlapp.schema import Config
 
 # What of a JSON Schema the form shows, or Airflow checks when a run is triggered.
-SHOWN = ("enum", "pattern", "items", "minItems", "maxItems", "propertyNames", "additionalProperties") + (
-    "minimum",
-    "maximum",
-    "exclusiveMinimum",
-    "exclusiveMaximum",
-)
+SHOWN = {
+    *("enum", "pattern", "items", "minItems", "maxItems", "propertyNames", "additionalProperties"),
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+}
 
 
 def trigger_form() -> dict[str, Param]:
     """One Param for each setting, named as a run's conf names it; left empty, the preset decides."""
-    form = {
-        "preset": Param(
-            DEFAULT_PRESET, enum=preset_names(), description="the settings to start from", section="Preset"
-        )
-    }
+    form = {"preset": Param(DEFAULT_PRESET, enum=preset_names(), description="the settings to start from")}
     for name, section in Config.model_fields.items():
         model: Any = section.annotation
         schema = model.model_json_schema()
@@ -38,7 +33,7 @@ def _purpose(model: type) -> str:
 
 def _param(given: dict[str, Any], section: str) -> Param:
     kind = next((part for part in given.get("anyOf", ()) if part["type"] != "null"), given)
-    rules = {name: kind[name] for name in SHOWN if name in kind}
+    rules = {name: value for name, value in kind.items() if name in SHOWN}
     if "enum" in rules:
         rules["enum"] = [*rules["enum"], None]
     return Param(

@@ -87,8 +87,14 @@ def test_every_wrong_setting_is_told_at_once():
 @pytest.mark.parametrize(
     ("environ", "told"),
     [
-        ({"MLAPP_TRAINING__EPOCHS": "0"}, "training.epochs: input should be greater .*, not '0' .from the environment."),
-        ({"MLAPP_TRAINING__EPOHCS": "3"}, "unknown setting training.epohcs .from the environment.: did you mean epochs"),
+        (
+            {"MLAPP_TRAINING__EPOCHS": "0"},
+            "training.epochs: input should be greater .*, not '0' .from the environment.",
+        ),
+        (
+            {"MLAPP_TRAINING__EPOHCS": "3"},
+            "unknown setting training.epohcs .from the environment.: did you mean epochs",
+        ),
         ({"MLAPP_TRAINNING__EPOCHS": "3"}, "MLAPP_TRAINNING__EPOCHS .* unknown section: did you mean training"),
         ({"MLAPP_DISTILLATION__WIDTHS": "a, b"}, "distillation.*give lists and maps as JSON"),
     ],
@@ -126,7 +132,7 @@ def test_an_empty_preset_file_sets_nothing(tmp_path):
 
 @pytest.mark.parametrize("preset", ["qick", "", "../presets/quick", "nowhere.yaml"])
 def test_a_missing_preset_is_told_with_those_that_exist(preset):
-    with pytest.raises(UserError, match="no preset .*: choose one of best, quick, "):
+    with pytest.raises(UserError, match=r"no preset .*: choose one of best, quick, "):
         load(preset)
 
 

@@ -88,7 +88,15 @@ def test_the_command_keeps_the_configuration_in_the_runs_folder_and_says_where(t
     conf = json.dumps({"preset": "smoke", "storage.experiments": str(tmp_path / "e"), "training.epochs": None})
     began = time.monotonic()
     subprocess.run(
-        [sys.executable, "-m", "mlapp.configure", f"--conf={conf}", "--run=r_1", "--day=2026-01-01", f"--uri-to={answer}"],
+        [
+            sys.executable,
+            "-m",
+            "mlapp.configure",
+            f"--conf={conf}",
+            "--run=r_1",
+            "--day=2026-01-01",
+            f"--uri-to={answer}",
+        ],
         check=True,
     )
     assert time.monotonic() - began < 5

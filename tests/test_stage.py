@@ -11,8 +11,6 @@ import uuid
 from pathlib import Path
 
 import pytest
-from tests import tiny_stage
-from tests.tiny_stage import Tiny, run
 
 from mlapp import stage as stage_module
 from mlapp import storage
@@ -20,6 +18,8 @@ from mlapp.errors import UserError
 from mlapp.result import Artifact, Outcome, StageResult, input_digest
 from mlapp.schema import Section
 from mlapp.stage import stage
+from tests import tiny_stage
+from tests.tiny_stage import Tiny, run
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,9 +47,7 @@ def test_a_result_tells_what_was_made_of_what_and_how(tmp_path):
     assert (result.stage, result.headline) == ("tiny", "abc")
     assert result.config["text"] == "abc"
     assert result.metrics["length"].value == 3
-    assert result.artifacts["text"] == Artifact(
-        uri="text.txt", sha256=storage.sha256(tmp_path / "text.txt"), bytes=3
-    )
+    assert result.artifacts["text"] == Artifact(uri="text.txt", sha256=storage.sha256(tmp_path / "text.txt"), bytes=3)
     assert set(result.timings) == {"wall_s", "cpu_s", "peak_rss_mb"}
     assert {"python", "platform", "cpus", "code"} <= set(result.environment)
     assert StageResult.load(str(tmp_path)) == StageResult.load(str(tmp_path / "result.json")) == result
@@ -123,7 +121,7 @@ def test_an_input_that_is_no_result_counts_by_its_bytes(tmp_path):
     before = input_digest(str(tmp_path / "labels.csv"))
     (tmp_path / "labels.csv").write_text("b")
     assert input_digest(str(tmp_path / "labels.csv")) != before
-    with pytest.raises(UserError, match="no input at .*nothing.csv"):
+    with pytest.raises(UserError, match=r"no input at .*nothing\.csv"):
         input_digest(str(tmp_path / "nothing.csv"))
 
 

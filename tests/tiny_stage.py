@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import time
 from pathlib import Path
 from typing import Literal
@@ -39,7 +40,8 @@ def run(config: Tiny, workdir: Path) -> Outcome:
     if config.do == "fill the disk":
         raise OSError(errno.ENOSPC, "No space left on device", str(workdir / "text.txt"))
     if config.do == "wait":
-        print("waiting", flush=True)
+        sys.stdout.write("waiting\n")
+        sys.stdout.flush()
         time.sleep(3)
     before = StageResult.load(config.earlier).local("text").read_text() if config.earlier else ""
     (workdir / "text.txt").write_text(before + config.text)

@@ -56,14 +56,19 @@ def fit(
     return narrow, optimise(narrow, loss, train, validation, config, folder)
 
 
-@stage("prune", area="models", section="pruning")
+def only_this_sparsity(config: DnnPrunerConfig) -> DnnPrunerConfig:
+    """The config without the other sparsities where one is asked for: they do not belong in its key."""
+    return config.model_copy(update={"sparsities": (config.sparsity,), "sparsity": None}) if config.sparsity else config
+
+
+@stage("prune", area="models", section="pruning", resolve=only_this_sparsity)
 def run(config: DnnPrunerConfig, workdir: Path) -> Outcome:
     """Prune at every sparsity, keep the best, export and measure it."""
     dataset = Dataset.open(config.data)
     parent_uri, parent_name, parent_accuracy = _best(config.students)
     student, teacher = load_from(parent_uri), load_from(config.teacher)
     tried = []
-    for sparsity in (config.sparsity,) if config.sparsity else config.sparsities:
+    for sparsity in config.sparsities:
         model, history = fit(
             config, dataset, workdir / f"sparsity-{sparsity:g}", student=student, teacher=teacher, sparsity=sparsity
         )

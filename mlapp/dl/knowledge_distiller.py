@@ -48,7 +48,12 @@ def fit(
     return student, history
 
 
-@stage("distill", area="models", section="distillation")
+def only_this_width(config: KnowledgeDistillerConfig) -> KnowledgeDistillerConfig:
+    """The config without the other students: they do not change this one, so they do not belong in its key."""
+    return config.model_copy(update={"widths": (config.width,)})
+
+
+@stage("distill", area="models", section="distillation", resolve=only_this_width)
 def run(config: KnowledgeDistillerConfig, workdir: Path) -> Outcome:
     """Distil, export and measure one student."""
     dataset = Dataset.open(config.data)

@@ -12,7 +12,19 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EMPTY = "from airflow.sdk import dag\n\n@dag(dag_id='empty')\ndef empty():\n    pass\n\nempty()\n"
-HEAVY = {"tensorflow", "tf_keras", "keras", "ray", "google", "numpy", "pandas", "matplotlib", "sklearn", "wandb", "xgboost"}
+HEAVY = {
+    "tensorflow",
+    "tf_keras",
+    "keras",
+    "ray",
+    "google",
+    "numpy",
+    "pandas",
+    "matplotlib",
+    "sklearn",
+    "wandb",
+    "xgboost",
+}
 RUNS = 3
 LIMIT = 1.5
 

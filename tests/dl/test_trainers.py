@@ -71,6 +71,21 @@ def test_students_are_named_by_their_width(students: list[StageResult]) -> None:
     assert [read_candidates(result)[0].name for result in students] == ["student-0.125", "student-0.2"]
 
 
+def test_other_students_and_sparsities_do_not_change_a_key(data_uri: str, teacher: StageResult) -> None:
+    """Given one width more in the settings, then the students that stand are not trained again."""
+    common = {"data": data_uri, "teacher": teacher.uri}
+    for stage, one, others in (
+        (knowledge_distiller.run, {"width": 0.2, "widths": (0.2,)}, {"width": 0.2, "widths": (0.2, 0.4)}),
+        (
+            dnn_pruner.run,
+            {"students": (teacher.uri,), "sparsity": 0.3, "sparsities": (0.3,)},
+            {"students": (teacher.uri,), "sparsity": 0.3, "sparsities": (0.3, 0.5)},
+        ),
+    ):
+        keys = [stage.key(stage.resolved(stage.config(**common, **settings))) for settings in (one, others)]
+        assert keys[0] == keys[1]
+
+
 @pytest.mark.parametrize("method", ["filters", "weights"])
 def test_the_pruner_tries_every_sparsity_and_keeps_the_sparsest_within_tolerance(
     data_uri: str, folder: Path, teacher: StageResult, students: list[StageResult], method: str

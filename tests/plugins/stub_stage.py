@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
 
@@ -23,16 +24,20 @@ def main() -> None:
     globals()[known.do](known, rest)
 
 
+def say(line: str, stream: TextIO = sys.stdout) -> None:
+    stream.write(f"{line}\n")
+
+
 def succeed(known: argparse.Namespace, rest: list[str]) -> None:
     """Say what was given and where, then leave a URI."""
-    print(json.dumps({"arguments": rest, "cwd": os.getcwd()}))
+    say(json.dumps({"arguments": rest, "cwd": os.getcwd()}))
     known.uri_to.write_text("memory://somewhere/result.json")
 
 
 def refuse(known: argparse.Namespace, rest: list[str]) -> None:
     """Refuse the input, with noise after the one line."""
-    print("stub_stage: error: labels out of range: give labels of 0 to 9", file=sys.stderr)
-    print("a library says goodbye")
+    say("stub_stage: error: labels out of range: give labels of 0 to 9", sys.stderr)
+    say("a library says goodbye")
     sys.exit(2)
 
 
@@ -50,10 +55,10 @@ def vanish(known: argparse.Namespace, rest: list[str]) -> None:
 
 def converse(known: argparse.Namespace, rest: list[str]) -> None:
     """Go on only once somebody has heard the first line."""
-    print("first")
+    say("first")
     for _ in range(100):
         if known.file.exists():
-            print("second")
+            say("second")
             return succeed(known, rest)
         time.sleep(0.1)
     sys.exit(1)
@@ -68,7 +73,7 @@ def checkpoint(known: argparse.Namespace, rest: list[str]) -> None:
         sys.exit(143)
 
     signal.signal(signal.SIGTERM, save)
-    print(f"pid {os.getpid()}")
+    say(f"pid {os.getpid()}")
     time.sleep(60)
 
 
@@ -76,13 +81,13 @@ def family(known: argparse.Namespace, rest: list[str]) -> None:
     """Work with a child that ignores SIGTERM, as this does."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     child = _deaf_child()
-    print(f"pid {child.pid}")
+    say(f"pid {child.pid}")
     child.wait()
 
 
 def orphan(known: argparse.Namespace, rest: list[str]) -> None:
     """End well, but leave a child that holds on to the output."""
-    print(f"pid {_deaf_child().pid}")
+    say(f"pid {_deaf_child().pid}")
     succeed(known, rest)
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from local_runner import LocalRunner, project_root
 
 import mlapp
-from local_runner import LocalRunner, project_root
 
 ROOT = Path(mlapp.__file__).parents[1]
 
 
-class TimeIsUp(Exception):
+class TimeIsUpError(Exception):
     """As Airflow's execution_timeout raises it: from a signal handler, in the middle of whatever runs."""
 
 
@@ -115,7 +115,8 @@ def test_a_kill_lets_the_stage_save_and_asks_just_once(stub_stage, tmp_path):
 
 def test_a_kill_ends_the_whole_group_even_what_ignores_sigterm(stub_stage):
     lines: list[str] = []
-    runner = LocalRunner(on_line("pid ", lambda: runner.kill(), lines), grace_s=0.5)
+    runner = LocalRunner(lines.append, grace_s=0.5)
+    runner.say = on_line("pid ", runner.kill, lines)
     began = time.monotonic()
     ended = runner.run(stub_stage, ["--do=family"])
     assert ended.exit_code == -signal.SIGKILL
@@ -129,13 +130,13 @@ def test_a_kill_with_nothing_running_does_nothing():
 
 def test_what_is_raised_in_the_worker_leaves_no_process(stub_stage, monkeypatch):
     def expire(signum: int, frame: object) -> None:
-        raise TimeIsUp
+        raise TimeIsUpError
 
     before = signal.signal(signal.SIGUSR1, expire)
     lines: list[str] = []
     say = on_line("pid ", lambda: os.kill(os.getpid(), signal.SIGUSR1), lines)
     try:
-        with pytest.raises(TimeIsUp):
+        with pytest.raises(TimeIsUpError):
             LocalRunner(say, grace_s=0.3).run(stub_stage, ["--do=family"])
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -154,7 +155,8 @@ def test_a_child_that_outlives_its_stage_is_ended_and_holds_nothing_up(stub_stag
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells a child of its parent's death on Linux only")
 def test_a_worker_that_is_killed_outright_takes_its_stage_along(stub_stage, tmp_path):
     saved = tmp_path / "saved"
-    code = f"from local_runner import LocalRunner; LocalRunner(print).run('stub_stage', ['--do=checkpoint', {f'--file={saved}'!r}])"
+    arguments = ["--do=checkpoint", f"--file={saved}"]
+    code = f"from local_runner import LocalRunner; LocalRunner(print).run('stub_stage', {arguments})"
     path = f"{ROOT}:{ROOT / 'plugins'}:{Path(__file__).parent}"
     worker = subprocess.Popen(
         [sys.executable, "-uc", code], env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from airflow.sdk.definitions.retry_policy import RetryAction
 from airflow.sdk.exceptions import AirflowException
-
 from stage_operator import NO_SECOND_TRY, BadInput, StageOperator, command_line, flat
 
 

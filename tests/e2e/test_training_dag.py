@@ -1,0 +1,199 @@
+"""The whole training DAG on a slice of the real images, by ``airflow dags test`` and by what `make run` calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mlapp import storage
+from mlapp.config import read_preset
+from mlapp.result import StageResult
+
+ROOT = Path(__file__).parents[2]
+STAGES = ["extract", "validate", "transform", "train", "distill", "prune", "choose", "vet", "promote"]
+PRESET = "smoke"
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@dataclass
+class Workspace:
+    """A fresh Airflow home and storage areas; only the raw files are shared, so that they are fetched once."""
+
+    folder: Path
+
+    @property
+    def environ(self) -> dict[str, str]:
+        areas = {name: str(self.folder / name) for name in ("processed", "models", "experiments", "registry")}
+        areas["raw"] = str(ROOT / ".cache" / "e2e" / "raw")
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("MLAPP_", "AIRFLOW"))}
+        storage = {f"MLAPP_STORAGE__{name.upper()}": value for name, value in areas.items()}
+        return {**own, **storage, "AIRFLOW_HOME": str(self.folder / "airflow")}
+
+    def run(self, command: str, *arguments: str) -> Ran:
+        """A command in the environment that the README names, from some other folder."""
+        began = time.monotonic()
+        done = subprocess.run(
+            ["bash", "-c", f'source "$0/env.sh" && exec {command} "$@"', str(ROOT), *arguments],
+            cwd=self.folder,
+            env={**self.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout, time.monotonic() - began)
+
+    def run_dag(self, conf: dict[str, object]) -> Ran:
+        """As `make run` does it."""
+        script = str(ROOT / "plugins" / "dags_test.py")
+        return self.run("python", script, "fashion_mnist_training", "--preset", PRESET, "--conf", json.dumps(conf))
+
+    def runs(self) -> list[Path]:
+        """The runs' own folders, oldest first."""
+        return sorted((self.folder / "experiments").iterdir(), key=lambda path: path.stat().st_ctime)
+
+    def results(self) -> dict[Path, str]:
+        """Every stage result in the workspace, with its bytes."""
+        found = [path for area in ("processed", "models") for path in (self.folder / area).rglob("result.json")]
+        return {path: path.read_text() for path in found}
+
+
+@dataclass
+class Ran:
+    """How a command ended, what it said, how long it took."""
+
+    code: int
+    output: str
+    seconds: float
+
+    @property
+    def last_line(self) -> str:
+        return self.output.rstrip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Workspace:
+    """An empty workspace with Airflow's database, as `make env` leaves it."""
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    migrated = workspace.run("airflow", "db", "migrate")
+    assert migrated.code == 0, migrated.output
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def first(workspace) -> Ran:
+    """The first run: everything is computed."""
+    conf = json.dumps({"preset": PRESET})
+    return workspace.run("airflow", "dags", "test", "fashion_mnist_training", "--conf", conf)
+
+
+@pytest.fixture(scope="module")
+def second(workspace, first) -> tuple[Ran, dict[Path, str]]:
+    """The same again, and the results that stood before it."""
+    before = workspace.results()
+    return workspace.run_dag({}), before
+
+
+def test_the_dag_takes_real_images_to_a_promoted_model(workspace, first):
+    assert first.code == 0, first.output[-5000:]
+    registry = workspace.folder / "registry" / "fashion_mnist"
+    champion = registry / (registry / "CHAMPION").read_text().strip()
+    manifest = json.loads((champion / "manifest.json").read_text())
+    assert {"model.int8.tflite", "model.keras", "MODEL_CARD.md", "verdict.json"} <= set(manifest["files"])
+    for name, told in manifest["files"].items():
+        assert storage.sha256(champion / name) == told["sha256"], name
+    assert "1,000 test images" in (champion / "MODEL_CARD.md").read_text()
+
+
+def test_the_run_is_kept_in_a_dated_folder(workspace, first):
+    run = workspace.runs()[0]
+    config = json.loads((run / "config.json").read_text())
+    assert config["transform"]["limit"] == read_preset(PRESET)["transform"]["limit"]
+    table = (run / "summary.txt").read_text()
+    assert [line.split()[0] for line in table.splitlines() if line.split() and line.split()[0] in STAGES] == STAGES
+    assert str(workspace.folder / "registry" / "fashion_mnist") in table
+
+
+def test_tasks_hand_on_uris_of_results_and_never_data(workspace, first):
+    with sqlite3.connect(workspace.folder / "airflow" / "airflow.db") as database:
+        rows = database.execute("select task_id, value from xcom where key = 'return_value'").fetchall()
+    values = {task: json.loads(value) for task, value in rows if task not in ("widths", "sparsities")}
+    assert set(values) == {*STAGES, "configure", "summarise"}
+    for task in STAGES:
+        assert StageResult.load(values[task]).stage == task
+
+
+def test_the_second_run_reuses_everything(workspace, first, second):
+    again, before = second
+    assert again.code == 0, again.output[-5000:]
+    after = workspace.results()
+    changed = {path.parent.parent.name for path in after if after[path] != before.get(path)}
+    assert changed <= {"promote"}
+    assert again.seconds < first.seconds
+    table = (workspace.runs()[-1] / "summary.txt").read_text()
+    assert len([line for line in table.splitlines() if " reused " in line]) >= len(STAGES) - 1
+
+
+def test_the_second_run_promotes_nothing_new(workspace, second):
+    bundles = [path for path in (workspace.folder / "registry" / "fashion_mnist").iterdir() if path.is_dir()]
+    assert len([path for path in bundles if (path / "manifest.json").exists()]) == 1
+
+
+def test_a_run_shows_its_stages_and_ends_with_the_table(workspace, second):
+    again, _ = second
+    table = (workspace.runs()[-1] / "summary.txt").read_text()
+    assert again.output.endswith(f"\n\n{table}\n")
+    assert again.output.count(table.splitlines()[0]) == 1
+    assert "nothing to do, valid result of" in again.output
+    assert not [line for line in again.output.splitlines() if "airflow" in line.lower()]
+
+
+def test_bad_data_fails_the_run_with_one_line_and_no_traceback(workspace, first):
+    ran = workspace.run_dag({"data.source": "/nowhere", "data.name": "mine"})
+    assert ran.code == 1
+    assert ran.last_line.startswith("extract failed: python -m mlapp.etl.gcp_dataloader: error: ")
+    assert "/nowhere" in ran.last_line
+    assert "Traceback" not in ran.output
+    assert "tried again" not in ran.output
+    assert not [path for path in workspace.results() if path.stat().st_mtime > time.time() - ran.seconds]
+
+
+@pytest.mark.parametrize(
+    ("conf", "told"),
+    [
+        ({"training.epohcs": 3}, "error: unknown setting training.epohcs (from the overrides): did you mean epochs?"),
+        ({"training.epochs": 0}, "error: training.epochs: input should be greater than or equal to 1, not 0"),
+        ({"training": {"epochs": "x"}}, "error: training.epochs: input should be a valid integer"),
+        ({"preset": "qick"}, "error: no preset 'qick': choose one of "),
+    ],
+)
+def test_a_wrong_conf_is_refused_before_anything_starts(workspace, conf, told):
+    ran = workspace.run_dag(conf)
+    assert ran.code == 2
+    assert ran.output.startswith(told)
+    assert ran.output.count("\n") == 1
+    assert ran.seconds < 10
+
+
+def test_a_conf_that_only_airflows_own_form_refuses_is_told_alike(workspace):
+    """A number as text is good enough for the stages, but not for the trigger form."""
+    ran = workspace.run_dag({"training.epochs": "3"})
+    assert ran.code == 2
+    assert ran.last_line.startswith("error: Invalid input for param training.epochs: '3' is not of type 'integer'")
+
+
+def test_plain_airflow_refuses_a_wrong_conf_by_name(workspace):
+    conf = json.dumps({"training.epochs": 0})
+    ran = workspace.run("airflow", "dags", "test", "fashion_mnist_training", "--conf", conf)
+    assert ran.code == 1
+    assert "Invalid input for param training.epochs: 0 is less than the minimum of 1" in ran.output

@@ -1,0 +1,124 @@
+"""The command line of every stage, through the least one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlapp.command_line import build_parser, main, prepare
+from mlapp.config import load
+from mlapp.dl import dnn_trainer
+from mlapp.result import StageResult
+from tests import tiny_stage
+
+ROOT = Path(__file__).parents[1]
+
+
+def trainer(*arguments: str):
+    """The trainer's config and work directory, as its command line would have them."""
+    return prepare(dnn_trainer.run, build_parser(dnn_trainer.run).parse_intermixed_args(list(arguments)))
+
+
+@pytest.fixture
+def data(tmp_path) -> str:
+    """URI of some result."""
+    return tiny_stage.run(tiny_stage.Tiny(), tmp_path / "data").uri
+
+
+def ended(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(tiny_stage.run, arguments)
+    return int(str(stop.value.code))
+
+
+def test_a_stage_runs_and_says_where_its_result_is(tmp_path):
+    answer = tmp_path / "answer"
+    main(tiny_stage.run, ["--text=abc", f"--workdir={tmp_path / 'work'}", f"--uri-to={answer}"])
+    assert answer.read_text() == str(tmp_path / "work" / "result.json")
+    assert StageResult.load(answer.read_text()).config["text"] == "abc"
+
+
+def test_without_a_work_directory_it_is_in_its_area_by_its_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLAPP_STORAGE__MODELS", str(tmp_path / "models"))
+    for text in ("a", "b", "a"):
+        main(tiny_stage.run, [f"--text={text}"])
+    assert len(list((tmp_path / "models" / "tiny").glob("*/result.json"))) == 2
+
+
+def test_a_stage_takes_its_section_and_the_others_that_it_holds_from_every_layer(data, monkeypatch):
+    monkeypatch.setenv("MLAPP_TRAINING__PATIENCE", "3")
+    config, _ = trainer(f"--data={data}", "--preset=smoke", "training.batch_size=64", "export.latency_runs=30")
+    assert (config.patience, config.batch_size) == (3, 64)
+    assert (config.export.latency_runs, config.export.representative_images) == (30, 50)
+    assert config.data == data
+
+
+def test_a_resolved_config_replaces_preset_and_environment(data, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(load("smoke", {"training.epochs": 7}, {}).model_dump_json())
+    monkeypatch.setenv("MLAPP_TRAINING__EPOCHS", "9")
+    config, _ = trainer(f"--data={data}", f"--config={tmp_path / 'config.json'}")
+    assert config.epochs == 7
+    config, _ = trainer(f"--data={data}", f"--config={tmp_path / 'config.json'}", "training.epochs=8")
+    assert config.epochs == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--do=refuse"], "the text is too short: give a longer one"),
+        (["--do=fill the disk"], "no space left for "),
+        (["--do=jump"], "do: input should be 'write', 'refuse'"),
+        (["training.epochs=3"], "tiny takes no overrides but those of storage"),
+        (["training"], "cannot read 'training': write an override as section.field=value"),
+        (["--preset=qick"], "no preset 'qick': choose one of "),
+        (["--earlier=/nowhere"], "no result at /nowhere/result.json: run the stage that makes it first"),
+        (["--config=/nowhere.json"], "no configuration at /nowhere.json: give the URI of a resolved config.json"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, told):
+    assert ended([f"--workdir={tmp_path}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert f"error: {told}" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [("{", "is not JSON"), ('{"training": {"epohcs": 1}}', "unknown setting training.epohcs")]
+)
+def test_a_config_file_that_is_none_is_named(tmp_path, capsys, content, told):
+    (tmp_path / "config.json").write_text(content)
+    assert ended([f"--config={tmp_path / 'config.json'}"]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "config.json" in error
+
+
+def test_bad_input_ends_a_real_process_with_exit_code_2_and_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "tests.tiny_stage", "--do=refuse", f"--workdir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "python -m tests.tiny_stage: error: the text is too short: give a longer one\n"
+
+
+def test_a_bug_keeps_its_traceback(tmp_path):
+    with pytest.raises(ValueError, match="a bug"):
+        main(tiny_stage.run, ["--do=crash", f"--workdir={tmp_path}"])
+
+
+def test_schema_prints_the_json_schema_of_the_stages_config(capsys):
+    main(dnn_trainer.run, ["--schema"])
+    properties = json.loads(capsys.readouterr().out)["properties"]
+    assert properties["epochs"]["minimum"] == 1
+    assert {"data", "export", "architecture"} <= set(properties)
+
+
+def test_help_names_every_setting_with_its_bounds_and_every_input():
+    told = build_parser(dnn_trainer.run).format_help()
+    for name in ("--data URI", "training.epochs=", "export.latency_runs=", "(≥ 1, ≤ 1000)", "MLAPP_TRAINING__FIELD"):
+        assert name in told
+    assert "--export" not in told

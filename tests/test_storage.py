@@ -1,0 +1,98 @@
+"""Files by URI: the same on a disk and in a bucket, whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import uuid
+from pathlib import Path
+
+import pytest
+from upath import UPath
+
+from mlapp import storage
+from mlapp.errors import UserError
+
+
+@pytest.fixture(params=["disk", "memory"])
+def folder(request, tmp_path) -> UPath:
+    """A folder on this machine, and one that stands for a bucket."""
+    return UPath(tmp_path) if request.param == "disk" else UPath(f"memory://{uuid.uuid4().hex}")
+
+
+def test_a_local_path_means_the_same_in_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(storage.at("a/../b")) == str(tmp_path / "b")
+    assert str(storage.at(f"file://{tmp_path}/b")) == str(tmp_path / "b")
+    assert str(storage.at("memory://x/b")) == "memory://x/b"
+
+
+def test_what_is_written_is_there_whole(folder):
+    storage.write_text(folder / "new" / "a.txt", "ünï")
+    assert (folder / "new" / "a.txt").read_bytes() == "ünï".encode()
+    assert storage.sha256(folder / "new" / "a.txt") == hashlib.sha256("ünï".encode()).hexdigest()
+
+
+def test_a_broken_off_write_leaves_what_was_there_and_no_draft(folder):
+    storage.write_text(folder / "a.txt", "old")
+
+    def write_half() -> None:
+        with storage.atomic_file(folder / "a.txt") as draft:
+            draft.write_text("ne")
+            raise ValueError("cut")
+
+    with pytest.raises(ValueError, match="cut"):
+        write_half()
+    assert (folder / "a.txt").read_text() == "old"
+    assert [path.name for path in folder.iterdir()] == ["a.txt"]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    with storage.atomic_file(tmp_path / "a.txt") as draft:
+        draft.write_text("half")
+        assert not (tmp_path / "a.txt").exists()
+    assert (tmp_path / "a.txt").read_text() == "half"
+
+
+def test_a_written_file_can_be_read_by_others(tmp_path):
+    storage.write_text(tmp_path / "a.txt", "x")
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_large_file_is_hashed_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "CHUNK", 7)
+    (tmp_path / "a").write_bytes(bytes(range(100)))
+    assert storage.sha256(tmp_path / "a") == hashlib.sha256(bytes(range(100))).hexdigest()
+
+
+def test_fetch_gives_a_local_path(folder):
+    storage.write_text(folder / "a.txt", "x")
+    local = storage.fetch(folder / "a.txt")
+    assert isinstance(local, Path)
+    assert (local.name, local.read_text()) == ("a.txt", "x")
+
+
+def test_a_workspace_is_the_folder_itself_or_a_scratch_one_that_goes(folder):
+    with storage.workspace(folder / "work") as local:
+        (local / "a").touch()
+    assert local.exists() == storage.is_local(folder)
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOSPC, "no space left for /x: free some disk space"),
+        (errno.EDQUOT, "no space left for /x"),
+        (errno.EACCES, "no permission for /x"),
+        (errno.EROFS, "no permission for /x"),
+        (errno.ENOTDIR, "/x is in the way"),
+    ],
+)
+def test_a_full_or_closed_disk_is_told_in_one_line(number, told):
+    explained = storage.explain(OSError(number, "why", "/x"))
+    assert isinstance(explained, UserError)
+    assert str(explained).startswith(told)
+
+
+def test_an_error_that_no_user_can_mend_stays_what_it_is():
+    assert storage.explain(OSError(errno.EIO, "why")) is None
