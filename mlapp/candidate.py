@@ -5,9 +5,11 @@ Every stage that makes a model leaves ``candidates.json`` (artifact ``candidates
 
 from __future__ import annotations
 
-import json
 from typing import Literal
 
+from pydantic import TypeAdapter, ValidationError
+
+from mlapp.errors import UserError
 from mlapp.result import Metric, Record, StageResult
 
 Kind = Literal["teacher", "student", "filters pruned", "weights pruned"]
@@ -37,6 +39,9 @@ class Candidate(Record):
 
 
 def read_candidates(result: StageResult) -> list[Candidate]:
-    """The candidates that a stage left."""
-    content = json.loads(result.local("candidates").read_text(encoding="utf-8"))
-    return [Candidate.model_validate(entry) for entry in content]
+    """The candidates that a stage left; a `UserError` if their file is of a form that this code does not know."""
+    path = result.local("candidates")
+    try:
+        return TypeAdapter(list[Candidate]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{path} is no list of candidates of this version: run {result.stage} again") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import Field
@@ -19,7 +19,9 @@ class SummaryConfig(Section):
     """What to summarise."""
 
     results: ResultUris = Field(min_length=1, description="results of the run's stages, in the order of the table")
-    started: str | None = Field(None, description="when the run began (ISO 8601): older results are told as reused")
+    started: str | None = Field(
+        None, description="when the run began (ISO 8601, UTC unless it says): older results are told as reused"
+    )
     run: str = Field("run", description="name of the run")
 
 
@@ -59,7 +61,7 @@ def table(results: list[StageResult], started: datetime | None, run: str) -> str
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in (1, 2, 3)), row[4]]) for row in rows
     ]
-    rule = "-" * (sum(widths) + 44)
+    rule = "-" * min(max(map(len, lines)), 110)
     told = [f"run {run}", rule, lines[0], rule, *lines[1:], rule, f"stages took {spent:.0f} s"]
     by_stage = {result.stage: result for result in results}
     if "vet" in by_stage:
@@ -75,9 +77,10 @@ def table(results: list[StageResult], started: datetime | None, run: str) -> str
 
 def _started(value: str | None) -> datetime | None:
     try:
-        return datetime.fromisoformat(value) if value else None
+        moment = datetime.fromisoformat(value) if value else None
     except ValueError as error:
         raise UserError(f"started is no ISO 8601 time: {value!r}") from error
+    return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment
 
 
 if __name__ == "__main__":

@@ -64,6 +64,13 @@ def atomic_file(path: UPath | Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def flush(folder: Path) -> None:
+    """Have the disk hold every file of a folder before anything names it: a power cut must not empty them."""
+    for path in folder.iterdir():
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
 def remove_drafts(folder: Path) -> None:
     """Remove what a kill in the middle of `atomic_file` left in a folder that is ours alone."""
     for draft in folder.rglob(f".*{DRAFT}"):

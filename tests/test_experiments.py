@@ -41,6 +41,7 @@ def test_results_older_than_the_run_are_told_as_reused(tmp_path: Path, results: 
     assert text.count("reused") == 5
     assert "stages took 0 s" in text
     assert "reused" not in summarise(tmp_path, results, started="2026-08-26T11:59:59+00:00")
+    assert summarise(tmp_path, results, started="2026-08-26T12:00:01").count("reused") == 5  # no zone means UTC
 
 
 def test_a_time_that_is_none_is_told(tmp_path: Path, results: list[StageResult]) -> None:

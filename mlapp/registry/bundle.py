@@ -36,7 +36,6 @@ class Manifest(Record):
     name: str
     files: dict[str, File]
     model: str
-    teacher: str | None = None
     predecessor: str | None
     created: str
     data: dict[str, Any]
@@ -57,6 +56,8 @@ class Manifest(Record):
         """Read a manifest; a `UserError` if it is missing or is none."""
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(f"bundle {path.parent} has no manifest: restore the bundle, or remove it") from error
         except (ValidationError, UnicodeDecodeError) as error:
             raise UserError(
                 f"{path} is not a bundle's manifest: restore it from a copy, or move the pointer"
@@ -74,14 +75,22 @@ def describe(folder: Path, **about: Any) -> Manifest:
 
 
 def install(draft: Path, manifest: Manifest, parent: UPath) -> UPath:
-    """Move a finished draft to its place at once; an identical bundle that stands there already is left as it is."""
+    """Move a finished draft to its place at once; an identical bundle that stands there already is left as it is.
+
+    A remote folder cannot be moved to: files are uploaded one by one, the manifest last, and a bundle is what has one.
+    """
     place = parent / manifest.id
     (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    if place.exists():
+    local = storage.is_local(place)
+    if (place if local else place / MANIFEST).exists():
         verify(place)
-        return place
-    draft.chmod(0o755)
-    os.replace(draft, place.path)
+    elif local:
+        storage.flush(draft)
+        draft.chmod(0o755)
+        os.replace(draft, place.path)
+    else:
+        for name in (*manifest.files, MANIFEST):
+            place.fs.put_file(str(draft / name), (place / name).path)
     return place
 
 
@@ -102,13 +111,18 @@ def verify(place: UPath) -> Manifest:
 
 
 class Draft:
-    """A temporary folder beside the bundles, removed unless it was installed; so are those that a kill left behind."""
+    """A temporary folder beside the bundles, removed unless it was installed; so are those that a kill left behind.
 
-    def __init__(self, parent: Path) -> None:
-        parent.mkdir(parents=True, exist_ok=True)
-        for left in parent.glob(".draft-*"):
-            if time.time() - left.stat().st_mtime > ABANDONED_S:
-                shutil.rmtree(left)
+    Beside remote bundles there is no such place: then it lies in the system's temporary folder.
+    """
+
+    def __init__(self, bundles: UPath) -> None:
+        parent = Path(bundles.path) if storage.is_local(bundles) else None
+        if parent:
+            parent.mkdir(parents=True, exist_ok=True)
+            for left in parent.glob(".draft-*"):
+                if time.time() - left.stat().st_mtime > ABANDONED_S:
+                    shutil.rmtree(left)
         self.folder = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
 
     def __enter__(self) -> Path:

@@ -6,6 +6,7 @@ After Mitchell et al. (2019), Model Cards for Model Reporting.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,13 @@ def write(
         lstrip_blocks=True,
         autoescape=select_autoescape(("html.j2",)),
     )
-    environment.filters |= {"percent": percent, "interval": interval, "points": points, "moment": moment}
+    environment.filters |= {
+        "percent": percent,
+        "interval": interval,
+        "points": points,
+        "moment": moment,
+        "bound": bound,
+    }
     pictures = {
         name: "data:image/png;base64," + base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
         for name in ("confusion", "frontier")
@@ -49,6 +56,7 @@ def write(
             stages=[stage for stage in stages if stage.timings],
             candidates=_candidates(stages),
             pictures=pictures,
+            settings={f"{stage.stage} {stage.key[:12]}": _settings(stage) for stage in stages},
             weakest=int(np.argmin([metric.value for metric in verdict.challenger.recall])),
         )
         storage.write_text(folder / file, text)
@@ -69,6 +77,11 @@ def points(metric: Metric) -> str:
     return f"{100 * metric.value:+.2f} points ({100 * (metric.low or 0):+.2f} to {100 * (metric.high or 0):+.2f})"
 
 
+def bound(value: float) -> str:
+    """A gate's value or bound: ``0.8912``, ``150,000``."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 def moment(iso: str) -> str:
     """``2026-08-26 14:05 UTC``."""
     return f"{iso[:10]} {iso[11:16]} UTC"
@@ -84,11 +97,20 @@ def draw_confusion(verdict: Verdict, path: Path) -> None:
     np.fill_diagonal(errors, 0)
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(errors, cmap="Oranges", vmin=0, vmax=max(10.0, float(errors.max())))
+    darkest = max(10.0, float(errors.max()))
+    axes.imshow(errors, cmap="Oranges", vmin=0, vmax=darkest)
     for (row, column), share in np.ndenumerate(shares):
-        if share >= 0.5:
-            weight = "bold" if row == column else "normal"
-            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, fontweight=weight)
+        if share > 0.5:
+            axes.text(
+                column,
+                row,
+                f"{share:.0f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                fontweight="bold" if row == column else "normal",
+                color="white" if errors[row, column] > 0.6 * darkest else "black",
+            )
     axes.set_xticks(range(len(counts)), verdict.classes, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(counts)), verdict.classes, fontsize=8)
     axes.set(xlabel="predicted", ylabel="true class")
@@ -96,9 +118,15 @@ def draw_confusion(verdict: Verdict, path: Path) -> None:
     figure.savefig(path, format="png", dpi=110)
 
 
-def _candidates(stages: Sequence[StageResult]) -> list[dict[str, Any]]:
-    import json
+def _settings(stage: StageResult) -> str:
+    """A stage's settings as JSON, without its inputs and the place of the registry: they are told by digests."""
+    return json.dumps(
+        {name: value for name, value in stage.config.items() if name not in stage.inputs and name != "registry"},
+        ensure_ascii=False,
+    )
 
+
+def _candidates(stages: Sequence[StageResult]) -> list[dict[str, Any]]:
     for stage in stages:
         if "frontier" in stage.artifacts:
             placed: list[dict[str, Any]] = json.loads(stage.local("frontier").read_text(encoding="utf-8"))

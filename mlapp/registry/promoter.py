@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from mlapp import storage
 from mlapp.dataset import Dataset
 from mlapp.errors import UserError
 from mlapp.registry import model_card
@@ -18,6 +17,7 @@ from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Outcome, ResultUri, ResultUris, StageResult
 from mlapp.schema import Promotion
 from mlapp.stage import stage
+from mlapp.vetting.intact import intact
 from mlapp.vetting.verdict import Verdict
 
 MODELS = {"int8": "model.int8.tflite", "float32": "model.float32.tflite", "keras": "model.keras"}
@@ -30,44 +30,54 @@ class PromoterConfig(Promotion):
     challenger: ResultUri = Field(description="result of selector")
     data: ResultUri = Field(description="result of image_etl")
     results: ResultUris = Field((), description="results of all earlier stages, for the bundle's provenance")
-    registry: str = Field("production_models", description="folder of promoted bundles")
+    registry: str = Field("production_models", description="folder or gs:// prefix of promoted bundles")
     again: bool = Field(False, description="promote even a bundle that was promoted before and rolled back")
 
 
 @stage("promote", area="models", section="promotion", cached=False)
 def run(config: PromoterConfig, workdir: Path) -> Outcome:
     """Move the champion if the verdict says so; otherwise the registry stays as it is."""
-    vetted, challenger = StageResult.load(config.verdict), StageResult.load(config.challenger)
+    vetted, challenger = intact(config.verdict), intact(config.challenger)
     verdict = read_verdict(vetted)
+    model = challenger.artifacts["model"].sha256
+    if verdict.challenger.sha256 != model or verdict.data != StageResult.load(config.data).digest():
+        raise UserError(
+            f"the verdict {vetted.uri} is of another model or of other data: give the --challenger and --data it vetted"
+        )
     if verdict.decision != "promote":
         return Outcome(headline=f"{verdict.decision}: the registry stays as it is")
     pointer = Pointer(config.registry, config.name)
     present = pointer.read()
     champion = manifest_of(config.registry, config.name, present)
-    if champion and Manifest.load(champion).model_sha256 == challenger.artifacts["model"].sha256:
+    entry = {"at": vetted.finished, "verdict": vetted.key, "model": model}
+    if present and champion and (standing := Manifest.load(champion)).model_sha256 == model:
+        pointer.remember(present, standing.predecessor, entry)
         return _outcome(champion.parent, "already the champion")
     if present != verdict.champion_before:
         raise UserError(
             f"the champion changed since the vetting (from {verdict.champion_before} to {present}): "
             "run the DAG again, so that the challenger is vetted against the present one"
         )
-    parent = Path(storage.at(config.registry).path) / config.name
-    with Draft(parent) as draft:
+    earlier = [move["champion"] for move in pointer.history() if move.get("model") == model]
+    if earlier and not config.again:
+        return Outcome(
+            headline=f"hold: {earlier[-1]} was promoted before and rolled back; --again true promotes it again"
+        )
+    with Draft(pointer.folder) as draft:
         manifest = _fill(draft, config, verdict, vetted, challenger)
-        if not config.again and any(move["champion"] == manifest.id for move in pointer.history()):
-            return Outcome(
-                headline=f"hold: {manifest.id} was promoted before and rolled back; --again true promotes it again"
-            )
-        place = install(draft, manifest, storage.at(parent))
-    pointer.swap(present, manifest.id, {"at": vetted.finished, "verdict": vetted.key})
+        if manifest.model_sha256 != model:
+            raise UserError(f"{challenger.artifact('model')} changed while it was copied: run the DAG again")
+        place = install(draft, manifest, pointer.folder)
+    pointer.swap(present, manifest.id, entry)
     return _outcome(place, f"promoted {config.name}/{manifest.id}")
 
 
 def read_verdict(vetted: StageResult) -> Verdict:
-    """The verdict behind a vet stage's result; a `UserError` if the file is damaged."""
-    if damage := vetted.damage():
-        raise UserError(f"the verdict cannot be trusted, {damage}: run the vet stage again")
-    return Verdict.model_validate_json(vetted.local("verdict").read_text(encoding="utf-8"))
+    """The verdict behind a vet stage's result; a `UserError` if it is of a form that this code does not know."""
+    try:
+        return Verdict.model_validate_json(vetted.local("verdict").read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise UserError(f"{vetted.artifact('verdict')} is not a verdict of this version: vet again") from error
 
 
 def _fill(

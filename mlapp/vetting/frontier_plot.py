@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlapp import storage
+from mlapp.candidate import Candidate
 from mlapp.vetting.frontier import Placed
 
 COLOURS = {"teacher": "#4c566a", "student": "#2a6fbb", "filters pruned": "#d1722b", "weights pruned": "#3c9a5f"}
 MARKERS = {"float32": "o", "int8": "s"}
 
 
-def draw(placed: Sequence[Placed], chosen: Placed, floor: float, path: Path) -> None:
-    """Write the plot as PNG; ``floor`` is the least validation accuracy that the policy accepts."""
+def draw(placed: Sequence[Placed], chosen: Placed, teacher: Candidate, floor: float, path: Path) -> None:
+    """Write the plot as PNG, with lines at the ``teacher``'s accuracy and at the ``floor`` that the policy accepts."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(7.6, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -45,21 +47,27 @@ def draw(placed: Sequence[Placed], chosen: Placed, floor: float, path: Path) -> 
         textcoords="offset points",
         color="#c0392b",
         fontsize=9,
+        bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
     )
     lowest, highest = axes.get_ylim()
-    axes.axhline(100 * floor, color="#c0392b", linestyle=":", linewidth=1)
-    axes.set_ylim(min(lowest, 100 * floor) if highest - 100 * floor < 3 * (highest - lowest) else lowest, highest)
+    lines = [Line2D([], [], color=COLOURS["teacher"], linestyle="--", label="teacher, float32")]
+    axes.axhline(100 * teacher.validation_accuracy.value, color=COLOURS["teacher"], linestyle="--", linewidth=1)
+    if highest - 100 * floor < 3 * (highest - lowest):
+        axes.axhline(100 * floor, color="#c0392b", linestyle=":", linewidth=1)
+        lines.append(Line2D([], [], color="#c0392b", linestyle=":", label="accuracy floor"))
+        lowest = min(lowest, 100 * floor - 0.05 * (highest - lowest))
+    axes.set_ylim(lowest, highest)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="x", which="minor", labelsize=7)
+    axes.xaxis.set_minor_formatter("")
+    axes.tick_params(which="both", labelsize=8)
     axes.set(xlabel="model file (KB, log scale)", ylabel="validation accuracy (%), 95 % interval")
     axes.grid(alpha=0.25, which="both")
     kinds = [kind for kind in COLOURS if any(entry.candidate.kind == kind for entry in placed)]
     handles = [Line2D([], [], color=COLOURS[kind], marker="o", linestyle="", label=kind) for kind in kinds]
     handles += [Line2D([], [], color="#888", marker=mark, linestyle="", label=name) for name, mark in MARKERS.items()]
-    handles.append(Line2D([], [], color="#c0392b", linestyle=":", label="accuracy floor"))
-    axes.legend(handles=handles, fontsize=8, loc="lower right")
+    axes.legend(handles=handles + lines, fontsize=8, loc="lower right")
     with storage.atomic_file(path) as draft:
         figure.savefig(draft, format="png", dpi=130)
 

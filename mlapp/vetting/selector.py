@@ -9,11 +9,12 @@ from pydantic import Field
 
 from mlapp import storage
 from mlapp.candidate import read_candidates
-from mlapp.result import Metric, Outcome, ResultUris, StageResult
+from mlapp.result import Metric, Outcome, ResultUris
 from mlapp.schema import Selection
 from mlapp.stage import stage
 from mlapp.vetting.frontier import Placed, accuracy_floor, choose, place, teacher_of
 from mlapp.vetting.frontier_plot import draw
+from mlapp.vetting.intact import intact
 
 
 class SelectorConfig(Selection):
@@ -27,16 +28,16 @@ class SelectorConfig(Selection):
 @stage("choose", area="models", section="selection")
 def run(config: SelectorConfig, workdir: Path) -> Outcome:
     """Lay all candidates on the frontier and pick one; the test set is not opened here."""
-    results = {uri: StageResult.load(uri) for uri in config.results}
+    results = {uri: intact(uri) for uri in config.results}
     candidates = [(candidate, uri) for uri, result in results.items() for candidate in read_candidates(result)]
-    _, teacher_uri = teacher_of(candidates)
+    teacher, teacher_uri = teacher_of(candidates)
     placed = place(candidates, config)
     chosen = choose(placed)
     written = {name: workdir / f"{name}.json" for name in ("frontier", "challenger")}
     storage.write_text(written["frontier"], json.dumps([entry.model_dump(mode="json") for entry in placed], indent=2))
     storage.write_text(written["challenger"], chosen.model_dump_json(indent=2))
     plot = workdir / "frontier.png"
-    draw(placed, chosen, accuracy_floor(candidates, config), plot)
+    draw(placed, chosen, teacher, accuracy_floor(candidates, config), plot)
     source = results[chosen.result]
     models = {name: str(source.artifact(name)) for name in ("int8", "float32", "keras")}
     return Outcome(
@@ -61,7 +62,7 @@ def _headline(chosen: Placed) -> str:
     candidate = chosen.candidate
     accuracy = candidate.validation_accuracy
     return (
-        f"{candidate.label}: {100 * accuracy.value:.2f} % on {accuracy.n:,} of validation, "
+        f"{candidate.label}: {100 * accuracy.value:.2f} % on {accuracy.n:,} validation images, "
         f"{candidate.bytes / 1000:.0f} KB, {candidate.latency_us.value:.0f} µs"
     )
 

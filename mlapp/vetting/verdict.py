@@ -19,6 +19,7 @@ from mlapp.result import Input, Metric, Outcome, Record, ResultUri, StageResult
 from mlapp.schema import Vetting
 from mlapp.stage import stage
 from mlapp.vetting.gates import Decision, Gate, at_least, at_most, decide, improvement
+from mlapp.vetting.intact import intact
 from mlapp.vetting.scorer import latency_us, score
 
 LATENCY_RUNS = 200
@@ -42,6 +43,7 @@ class Scored(Record):
     """How one model did on the test set."""
 
     label: str
+    sha256: str = Field(description="hash of the model file that was scored")
     accuracy: Metric
     recall: list[Metric]
     confusion: list[list[int]]
@@ -69,6 +71,7 @@ class Verdict(Record):
     teacher: Scored
     against_champion: Comparison | None
     against_teacher: Comparison
+    data: str = Field(description="digest of the data set that it was scored on")
     champion_before: str | None = Field(description="id of the bundle that the pointer named, if any")
 
 
@@ -90,8 +93,8 @@ def with_champion(config: VetConfig) -> VetConfig:
 @stage("vet", area="models", section="vetting", resolve=with_champion)
 def run(config: VetConfig, workdir: Path) -> Outcome:
     """Score challenger, champion and teacher anew on the same images, and decide."""
-    chosen = StageResult.load(config.challenger)
-    dataset = Dataset.open(config.data)
+    chosen = intact(config.challenger)
+    dataset = Dataset.open(intact(config.data).uri)
     test = dataset.split("test")
     champion = _champion(config.champion, dataset)
     paths = {"challenger": chosen.local("model"), "teacher": chosen.local("teacher_float32")}
@@ -109,6 +112,7 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
         teacher=scored["teacher"],
         against_champion=against.get("champion"),
         against_teacher=against["teacher"],
+        data=dataset.result.digest(),
         champion_before=champion[0] if champion else None,
     )
     storage.write_text(workdir / "verdict.json", verdict.model_dump_json(indent=2) + "\n")
@@ -155,6 +159,7 @@ def _scored(who: str, path: Path, answers: npt.NDArray[np.int64], test: Split, d
     confusion = statistics.confusion_matrix(test.labels, answers, len(dataset.classes))
     return Scored(
         label=who,
+        sha256=storage.sha256(path),
         accuracy=statistics.proportion(int((answers == test.labels).sum()), len(test)),
         recall=statistics.class_recall(confusion),
         confusion=confusion.tolist(),

@@ -29,7 +29,8 @@ def vet(folder: Path, data: StageResult, teacher: StageResult, student: StageRes
     choice = selector.SelectorConfig(results=(teacher.uri, student.uri), max_accuracy_drop=1.0)
     model = Path(student.folder).name
     chosen = selector.run(choice, folder / "choose" / model)
-    config = verdict.VetConfig(challenger=chosen.uri, data=data.uri, registry=str(folder / "registry"), **settings)
+    settings = {"registry": str(folder / "registry"), **settings}
+    config = verdict.VetConfig(challenger=chosen.uri, data=data.uri, **settings)
     vetted = verdict.run(config, folder / "vet" / model)
     return Chain(chosen, vetted, vetted)
 

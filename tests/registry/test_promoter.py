@@ -126,11 +126,12 @@ def test_a_champion_that_changed_since_the_vetting_stops_the_promotion(
 
 def test_the_pointer_moves_only_from_where_it_was_expected(tmp_path: Path) -> None:
     moving = pointer(tmp_path)
-    moving.swap(None, "a", {})
+    first, second = "a" * 12, "b" * 12
+    moving.swap(None, first, {})
     with pytest.raises(UserError, match="the champion changed meanwhile"):
-        moving.swap(None, "b", {})
-    moving.swap("a", "b", {})
-    assert moving.read() == "b"
+        moving.swap(None, second, {})
+    moving.swap(first, second, {})
+    assert moving.read() == second
     assert len(moving.history()) == 2
 
 
@@ -186,10 +187,87 @@ def test_a_dangling_pointer_is_told(
         chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3))
 
 
+@pytest.mark.parametrize("content", [b"", b"../../etc\n", b"\xff\xfe", b"0123456789ab cdef"])
+def test_a_pointer_that_names_no_bundle_is_told_and_not_taken_for_none(tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "registry" / "fashion_mnist"
+    folder.mkdir(parents=True)
+    (folder / "CHAMPION").write_bytes(content)
+    with pytest.raises(UserError, match="write the champion's bundle id into it"):
+        pointer(tmp_path).read()
+
+
+def test_a_verdict_on_another_model_promotes_nothing(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any, vetted: chain.Chain
+) -> None:
+    """Given the verdict on one challenger, when another one is handed over with it, then nothing is promoted."""
+    other = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(0, 2, 4, 6))
+    swapped = chain.Chain(other.challenger, vetted.vetted, vetted.vetted)
+    with pytest.raises(UserError, match="is of another model or of other data"):
+        promoter.run(chain.promote_config(tmp_path, planted_data, swapped), tmp_path / "promote")
+    assert tree(tmp_path) == {}
+
+
+def test_a_verdict_on_other_data_promotes_nothing(tmp_path: Path, vetted: chain.Chain) -> None:
+    other = planted.data(tmp_path / "other", classes=tuple("klmnopqrst"))
+    with pytest.raises(UserError, match="is of another model or of other data"):
+        promoter.run(chain.promote_config(tmp_path, other, vetted), tmp_path / "promote")
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("damage", ["altered", "missing"])
+def test_a_model_that_is_no_longer_the_vetted_one_is_not_promoted(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, damage: str
+) -> None:
+    """Given a model that was trained again into the same folder, or removed, after the vetting, then it stays out."""
+    student = planted.models(tmp_path / "student", "student", "student", errors=[3])
+    vetted = chain.vet(tmp_path, planted_data, planted_teacher, student)
+    if damage == "altered":
+        student.local("int8").write_bytes(planted_teacher.local("int8").read_bytes())
+    else:
+        student.local("keras").unlink()
+    with pytest.raises(UserError, match=rf"the choose result cannot be trusted, \w+ (was|is) {damage}"):
+        promoter.run(chain.promote_config(tmp_path, planted_data, vetted), tmp_path / "promote")
+    assert tree(tmp_path) == {}
+
+
+def test_a_rolled_back_model_stays_out_when_it_is_vetted_anew(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    """Given a rollback by hand, when other settings give a new verdict on the same model, then it is not promoted."""
+    floors = {"min_accuracy": 0.5, "min_class_recall": 0.0}
+    first = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2, 4, 6), **floors)
+    chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2), **floors)
+    before = first.promoted.artifact("manifest").parent.name
+    storage.write_text(pointer(tmp_path).folder / "CHAMPION", before)
+    again = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2), **floors, seed=1)
+    assert again.verdict.decision == "promote"
+    assert again.promoted.headline.startswith("hold: ")
+    assert pointer(tmp_path).read() == before
+
+
+def test_a_remote_registry_gets_the_same_bundle_manifest_last(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    """Given a registry that is no local folder, when promoting, then it holds what a local one would, and works."""
+    registry = f"memory://{tmp_path.name}/registry"
+    floors = {"min_accuracy": 0.5, "min_class_recall": 0.0}
+    for errors in ((0, 2, 4, 6), (0, 2)):
+        run = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(*errors), registry=registry, **floors)
+        config = chain.promote_config(tmp_path, planted_data, run).model_copy(update={"registry": registry})
+        place = promoter.run(config, tmp_path / "promote").artifact("manifest").parent
+    remote = Pointer(registry, "fashion_mnist")
+    assert run.verdict.champion_before == verify(place).predecessor
+    assert {path.name for path in place.iterdir()} == BUNDLE
+    assert remote.read() == place.name
+    assert len(remote.history()) == 2
+    assert promoter.run(config, tmp_path / "promote").headline.startswith("already the champion")
+    assert tree(tmp_path) == {}
+
+
 def test_an_altered_verdict_promotes_nothing(tmp_path: Path, planted_data: StageResult, vetted: chain.Chain) -> None:
     path = vetted.vetted.local("verdict")
     path.write_text(path.read_text().replace('"decision": "promote"', '"decision":  "promote"'))
-    with pytest.raises(UserError, match="the verdict cannot be trusted, verdict was altered"):
+    with pytest.raises(UserError, match="the vet result cannot be trusted, verdict was altered"):
         promoter.run(chain.promote_config(tmp_path, planted_data, vetted), tmp_path / "promote")
     assert pointer(tmp_path).read() is None
 
@@ -228,11 +306,11 @@ def command(folder: Path, data: StageResult, vetted: chain.Chain, *killer: str) 
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("place", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("place", [1, 2, 3, 4, 5, 6])
 def test_a_kill_at_any_file_move_leaves_the_registry_before_or_after(
     tmp_path: Path, planted_data: StageResult, vetted: chain.Chain, place: int, when: str
 ) -> None:
-    """Given a kill around each atomic move (two cards, bundle, pointer, result), when rerun, then all is well."""
+    """Given a kill around each move (two cards, bundle, pointer, history, result), when rerun, then all is well."""
     killed = subprocess.run(command(tmp_path, planted_data, vetted, str(place), when), check=False, env=os.environ)
     assert killed.returncode == 9
     named = pointer(tmp_path).read()
@@ -247,6 +325,7 @@ def test_a_kill_at_any_file_move_leaves_the_registry_before_or_after(
     assert verify(storage.at(tmp_path / "registry" / "fashion_mnist" / named)).id == named
     bundles = [path for path in (tmp_path / "registry" / "fashion_mnist").iterdir() if len(path.name) == 12]
     assert [path.name for path in bundles] == [named]
+    assert [move["champion"] for move in pointer(tmp_path).history()] == [named]
 
 
 def test_the_same_content_makes_the_same_bundle(tmp_path: Path, planted_data: StageResult, vetted: chain.Chain) -> None:

@@ -88,4 +88,4 @@ def test_the_stage_leaves_challenger_frontier_and_plot_and_never_opens_a_split(
     assert result.local("teacher_float32") == planted_teacher.local("float32")
     assert result.local("frontier_plot").read_bytes().startswith(b"\x89PNG")
     assert len(json.loads(result.local("frontier").read_text())) == 4
-    assert "of validation" in result.headline
+    assert "2,000 validation images" in result.headline
