@@ -9,7 +9,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent
 # What these yield is in a stage's key already: the resolved settings, or nothing that reaches a result's content.
-IRRELEVANT = {"mlapp", "mlapp.config", "mlapp.schema", "mlapp.command_line", "mlapp.code_version", "mlapp.errors"}
+IRRELEVANT = {
+    "mlapp",
+    *("mlapp.config", "mlapp.schema", "mlapp.search_space", "mlapp.tuned", "mlapp.tracking"),
+    *("mlapp.command_line", "mlapp.code_version", "mlapp.errors"),
+}
 
 
 @functools.cache

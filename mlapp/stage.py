@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
-from mlapp import storage
+from mlapp import storage, tracking
 from mlapp.code_version import code_version
 from mlapp.errors import UserError
 from mlapp.result import RESULT, Artifact, Input, Outcome, StageResult, input_digest
@@ -112,8 +112,13 @@ class Stage(Generic[C]):
     def _compute(self, config: C, key: str, local: Path, folder: Any) -> StageResult:
         (local / RESULT).unlink(missing_ok=True)
         storage.remove_drafts(local)
+        tracking.began(self.name, key, config.model_dump(mode="json"))
         wall, cpu = time.perf_counter(), _cpu_seconds()
-        outcome = self.body(config, local)
+        try:
+            outcome = self.body(config, local)
+        except BaseException as error:
+            tracking.failed(f"{type(error).__name__}: {error}")
+            raise
         result = StageResult(
             stage=self.name,
             key=key,
@@ -132,6 +137,7 @@ class Stage(Generic[C]):
             folder=str(folder),
         )
         storage.write_text(folder / RESULT, result.model_dump_json(indent=2) + "\n")
+        tracking.ended(result)
         return result
 
 

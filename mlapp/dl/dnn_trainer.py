@@ -16,15 +16,27 @@ from mlapp.dl.optimise import optimise
 from mlapp.dl.report import outcome
 from mlapp.result import Outcome, ResultUri
 from mlapp.schema import Export, Training
+from mlapp.search_space import Choice, Real, SearchSpace
 from mlapp.stage import stage
+from mlapp.tuned import with_tuned
 
-__all__ = ["DnnTrainerConfig", "evaluate", "fit", "load", "run", "save"]
+__all__ = ["SEARCH_SPACE", "DnnTrainerConfig", "evaluate", "fit", "load", "run", "save"]
+
+SEARCH_SPACE: SearchSpace = {
+    "learning_rate": Real(low=1e-3, high=3e-2, log=True),
+    "batch_size": Choice(of=(64, 128, 256)),
+    "label_smoothing": Real(low=0.0, high=0.15),
+    "weight_decay": Real(low=1e-4, high=1e-1, log=True),
+    "warmup": Real(low=0.05, high=0.4),
+    "augmentation": Choice(of=("none", "light")),
+}
 
 
 class DnnTrainerConfig(Training):
     """The `training` settings, and what to train on."""
 
     data: ResultUri = Field(description="result of image_etl")
+    tuned: ResultUri | None = Field(None, description="result of tuner: its best parameters replace the settings'")
     export: Export = Export()
 
 
@@ -42,7 +54,7 @@ def fit(config: Training, dataset: Dataset, folder: Path) -> tuple[Any, list[dic
     return model, history
 
 
-@stage("train", area="models", section="training")
+@stage("train", area="models", section="training", resolve=with_tuned)
 def run(config: DnnTrainerConfig, workdir: Path) -> Outcome:
     """Train, export and measure the teacher."""
     dataset = Dataset.open(config.data)

@@ -16,9 +16,19 @@ from mlapp.dl.optimise import optimise
 from mlapp.dl.report import outcome
 from mlapp.result import Outcome, ResultUri
 from mlapp.schema import Distillation, Export
+from mlapp.search_space import Choice, Real, SearchSpace
 from mlapp.stage import stage
+from mlapp.tuned import with_tuned
 
-__all__ = ["KnowledgeDistillerConfig", "evaluate", "fit", "load", "run", "save"]
+__all__ = ["SEARCH_SPACE", "KnowledgeDistillerConfig", "evaluate", "fit", "load", "run", "save"]
+
+SEARCH_SPACE: SearchSpace = {
+    "learning_rate": Real(low=1e-3, high=3e-2, log=True),
+    "temperature": Real(low=1.0, high=12.0),
+    "alpha": Real(low=0.1, high=1.0),
+    "weight_decay": Real(low=1e-4, high=1e-1, log=True),
+    "augmentation": Choice(of=("none", "light")),
+}
 
 
 class KnowledgeDistillerConfig(Distillation):
@@ -27,13 +37,13 @@ class KnowledgeDistillerConfig(Distillation):
     data: ResultUri = Field(description="result of image_etl")
     teacher: ResultUri = Field(description="result of dnn_trainer")
     width: float = Field(gt=0, le=8, description="the student's width, as a multiplier of channels")
+    tuned: ResultUri | None = Field(None, description="result of tuner: its best parameters replace the settings'")
     export: Export = Export()
 
 
-def fit(
-    config: KnowledgeDistillerConfig, dataset: Dataset, folder: Path, teacher: Any
-) -> tuple[Any, list[dict[str, float]]]:
-    """A student taught by ``teacher``, whose weights stay as they are, and its history."""
+def fit(config: KnowledgeDistillerConfig, dataset: Dataset, folder: Path) -> tuple[Any, list[dict[str, float]]]:
+    """A student and its history; the teacher's weights stay as they are. ``folder`` keeps checkpoints."""
+    teacher = load_from(config.teacher)
     student = nets.build(
         config.architecture,
         shape=dataset.shape,
@@ -48,16 +58,16 @@ def fit(
     return student, history
 
 
-def only_this_width(config: KnowledgeDistillerConfig) -> KnowledgeDistillerConfig:
-    """The config without the other students: they do not change this one, so they do not belong in its key."""
-    return config.model_copy(update={"widths": (config.width,)})
+def resolved(config: KnowledgeDistillerConfig) -> KnowledgeDistillerConfig:
+    """The config as tuned, without the other students: they do not change this one, nor belong in its key."""
+    return with_tuned(config).model_copy(update={"widths": (config.width,)})
 
 
-@stage("distill", area="models", section="distillation", resolve=only_this_width)
+@stage("distill", area="models", section="distillation", resolve=resolved)
 def run(config: KnowledgeDistillerConfig, workdir: Path) -> Outcome:
     """Distil, export and measure one student."""
     dataset = Dataset.open(config.data)
-    student, history = fit(config, dataset, workdir, load_from(config.teacher))
+    student, history = fit(config, dataset, workdir)
     artifacts, candidates = export(
         student,
         dataset,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mlapp import tracking
 from mlapp.dataset import Split
 from mlapp.dl.backend import keras, tf
 from mlapp.dl.feed import evaluation_batches, steps_per_epoch, training_batches
@@ -61,6 +62,7 @@ def optimise(
                     for name, value in progress.history[-1].items():
                         tf.summary.scalar(name, value)
                 checkpoints.save(progress, is_best=is_best)
+            tracking.epoch(len(progress.history), progress.history[-1])
     except Terminated:
         progress.step = int(optimizer.iterations)
         checkpoints.save(progress, is_best=False)

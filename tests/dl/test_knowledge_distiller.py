@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ def config(**changes: Any) -> KnowledgeDistillerConfig:
     return KnowledgeDistillerConfig(
         **{"data": "-", "teacher": "-", "width": 0.125, "epochs": 2, "batch_size": 50, "learning_rate": 0.01, **changes}
     )
+
+
+@pytest.fixture
+def distil(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A function that trains a student under a teacher that is given itself, not by the URI of its result."""
+
+    def taught(teacher: Any, folder: Path, **changes: Any) -> Any:
+        monkeypatch.setattr(knowledge_distiller, "load_from", lambda uri: teacher)
+        return knowledge_distiller.fit(config(**changes), dataset, folder)[0]
+
+    return taught
 
 
 def test_soft_loss_is_t_squared_times_the_divergence_of_softened_distributions() -> None:
@@ -56,25 +68,27 @@ def test_alpha_mixes_the_soft_and_the_hard_loss(dataset: Dataset) -> None:
     assert hard == pytest.approx(float(cross_entropy(student(images, training=True), labels, 0.1)), rel=1e-3)
 
 
-def test_the_teachers_weights_do_not_move_and_the_students_do(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_teachers_weights_do_not_move_and_the_students_do(distil: Callable[..., Any], tmp_path: Path) -> None:
     teacher = network(1, width=0.25)
     before = [weight.copy() for weight in teacher.get_weights()]
-    student, _ = knowledge_distiller.fit(config(epochs=1), dataset, tmp_path, teacher)
+    student = distil(teacher, tmp_path, epochs=1)
     assert all(np.array_equal(old, new) for old, new in zip(before, teacher.get_weights(), strict=True))
     fresh = network(0).get_weights()
     assert student.count_params() == network(0).count_params() < teacher.count_params()
     assert not any(np.array_equal(old, new) for old, new in zip(fresh, student.get_weights(), strict=True))
 
 
-def test_the_student_follows_the_teacher_where_teacher_and_labels_disagree(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_student_follows_the_teacher_where_teacher_and_labels_disagree(
+    dataset: Dataset, distil: Callable[..., Any], tmp_path: Path
+) -> None:
     """Given a teacher that answers the next class for what it recognises, when alpha is 1, the student does as well."""
     # One epoch: the best of several would be the one that follows the labels, by validation accuracy.
     learning = {"width": 0.5, "epochs": 1, "batch_size": 8, "augmentation": "none"}
-    right, _ = knowledge_distiller.fit(config(alpha=0.0, **learning), dataset, tmp_path / "right", network(1))
+    right = distil(network(1), tmp_path / "right", alpha=0.0, **learning)
     shifted = tf.keras.layers.Lambda(lambda answers: tf.roll(answers, 1, axis=-1))(right.output)
     wrong = tf.keras.Model(right.input, shifted)
 
-    student, _ = knowledge_distiller.fit(config(alpha=1.0, seed=4, **learning), dataset, tmp_path / "student", wrong)
+    student = distil(wrong, tmp_path / "student", alpha=1.0, seed=4, **learning)
 
     train = dataset.split("train")
     images = train.images.astype(np.float32)

@@ -1,0 +1,25 @@
+"""Take the best parameters of a hyperparameter search into a trainer's config."""
+
+from __future__ import annotations
+
+import json
+from typing import TypeVar
+
+from mlapp import config as configuration
+from mlapp.result import StageResult
+from mlapp.schema import Section
+
+C = TypeVar("C", bound=Section)
+
+
+def with_tuned(config: C) -> C:
+    """The config with what the search behind its ``tuned`` found; as it is where nothing was searched.
+
+    The artifact ``best`` of a tune stage is JSON with ``parameters``: value by name of a field of the config.
+    """
+    uri = getattr(config, "tuned", None)
+    if uri is None:
+        return config
+    path = StageResult.load(uri).local("best")
+    found = json.loads(path.read_text(encoding="utf-8"))["parameters"]
+    return configuration.validate(type(config), {**config.model_dump(), **found}, {str(path): found})
