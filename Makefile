@@ -2,13 +2,15 @@
 SHELL := /bin/bash
 PYTHON ?= python3.11
 PRESET ?= quick
+DAG ?= fashion_mnist_training
 CONF ?= {}
 PYTEST_ARGS ?=
 
 # Taken as they were typed, and handed on through the environment: no quote or space of theirs reaches a shell.
 override CONF := $(value CONF)
 override PRESET := $(value PRESET)
-export CONF PRESET
+override DAG := $(value DAG)
+export CONF PRESET DAG
 
 # A stamp is named for the content that it stands for: other requirements, another stamp, another installation.
 REQUIREMENTS := requirements-dev.txt
@@ -20,13 +22,13 @@ MIGRATED := .airflow/migrated-$(LOCK)
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to make
-	@echo "usage: make TARGET [PRESET=quick] [CONF='{\"training.epochs\": 3}'] [PYTHON=python3.11]"
+	@echo "usage: make TARGET [DAG=fashion_mnist_data] [PRESET=quick] [CONF='{\"training.epochs\": 3}'] [PYTHON=python3.11]"
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' Makefile | expand -t 10
 
 env: $(INSTALLED) $(MIGRATED) ## Create the environment: .venv from the pinned requirements, Airflow's database
 
-run: env ## Run the whole training DAG: data, models, verdict, promotion
-	@source ./env.sh && exec python plugins/dags_test.py fashion_mnist_training --preset="$$PRESET" --conf="$$CONF"
+run: env ## Run a whole DAG, by default the training: data, models, verdict, promotion
+	@source ./env.sh && exec python plugins/dags_test.py "$$DAG" --preset="$$PRESET" --conf="$$CONF"
 
 test: env ## Check style and types, run all tests
 	@source ./env.sh && ruff check . && ruff format --check . && mypy && python -m pytest $(PYTEST_ARGS)

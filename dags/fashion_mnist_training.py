@@ -1,12 +1,14 @@
 """
 ### Fashion-MNIST, from raw files to a vetted model
 
-The run's settings are resolved once (**configure**). The data set is fetched (**extract**), checked (**validate**) and
-split (**transform**). A teacher network learns from it (**train**), students of several widths learn from the teacher
-(**distill**), and the best student loses filters or weights at several sparsities (**prune**). The smallest candidate
-that is nearly as good as the teacher on the validation split becomes the challenger (**choose**). It meets the
-champion on the frozen test set (**vet**), takes its place if it earned it (**promote**), and the run ends with a table
-of what came of it (**summarise**), in `experiments/<date>-<run>/`.
+A run is started by hand, or by new data: `fashion_mnist_data` announces them, and data that were trained on already
+start nothing (**wanted**). The run's settings are resolved once (**configure**). The data set is fetched (**extract**),
+checked (**validate**) and split (**transform**). A teacher network learns from it (**train**), students of several
+widths learn from the teacher (**distill**), and the best student loses filters or weights at several sparsities
+(**prune**). The smallest candidate that is nearly as good as the teacher on the validation split becomes the challenger
+(**choose**). It meets the champion on the frozen test set (**vet**) and takes its place if it earned it (**promote**).
+The run ends by telling which data it trained on (**announce**), and with a table of what came of it (**summarise**), in
+`experiments/<date>-<run>/`.
 
 A stage whose code, settings and inputs have not changed since an earlier run is not computed again.
 
@@ -17,68 +19,32 @@ A stage whose code, settings and inputs have not changed since an earlier run is
 from there.
 """
 
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
-from airflow.sdk import XComArg, dag, task
-from stage_operator import StageOperator
+from airflow.sdk import dag, task
+from stage_wiring import COMMON, HOURS, Stages
+from training_assets import DATA, MODEL, announce_model, is_news
 from trigger_form import trigger_form
-
-from mlapp.configure import read_setting
-
-MINUTES = timedelta(minutes=30)
-HOURS = timedelta(hours=8)
-RUN = {"run": "{{ run_id }}"}
 
 
 @dag(
     dag_id="fashion_mnist_training",
     doc_md=__doc__,
-    start_date=datetime(2026, 1, 1),
-    # Only by hand for now: nothing that it depends on changes by the clock.
-    schedule=None,
-    catchup=False,
-    max_active_runs=1,
+    # New data start it; nothing else that it depends on changes by itself.
+    schedule=[DATA],
     dagrun_timeout=timedelta(hours=24),
-    default_args={"owner": "ml-platform", "retries": 1, "retry_delay": timedelta(seconds=30)},
     params=trigger_form(),
-    user_defined_macros={"setting": read_setting},
     tags=["training", "fashion-mnist"],
+    **COMMON,
 )
 def fashion_mnist_training() -> None:
     """Configure, prepare the data, make candidates, choose, vet, promote, tell."""
-    configured = StageOperator(
-        task_id="configure",
-        module="mlapp.configure",
-        arguments={"conf": "{{ params | tojson }}", "day": "{{ dag_run.run_after | ds }}", **RUN},
-        execution_timeout=timedelta(minutes=5),
-    )
-    config = configured.output
-
-    def stage(name: str, module: str, limit: timedelta = MINUTES, /, **arguments: Any) -> XComArg:
-        operator = StageOperator(
-            task_id=name, module=module, arguments=arguments, config=config, execution_timeout=limit
-        )
-        return operator.output
-
-    def stages(name: str, module: str, /, *, over: str, setting: str, **arguments: Any) -> XComArg:
-        listed = task(task_id=setting.partition(".")[2], execution_timeout=MINUTES)(read_setting)
-        operators = StageOperator.partial(
-            task_id=name,
-            module=module,
-            arguments=arguments,
-            config=config,
-            over=over,
-            execution_timeout=HOURS,
-            map_index_template="{{ task.over }} {{ task.item }}",
-        )
-        return operators.expand(item=listed(config, setting)).output
-
-    raw = stage("extract", "mlapp.etl.gcp_dataloader")
-    report = stage("validate", "mlapp.etl.quality", raw=raw)
-    data = stage("transform", "mlapp.etl.image_etl", raw=raw, report=report)
-    teacher = stage("train", "mlapp.dl.dnn_trainer", HOURS, data=data)
-    students = stages(
+    wanted = task.short_circuit(task_id="wanted", inlets=[MODEL])(is_news)()
+    stages = Stages(data_of="{{ config_of_data(triggering_asset_events) }}")
+    wanted >> stages.config
+    raw, report, data = stages.data()
+    teacher = stages.one("train", "mlapp.dl.dnn_trainer", HOURS, data=data)
+    students = stages.each(
         "distill",
         "mlapp.dl.knowledge_distiller",
         over="width",
@@ -86,7 +52,7 @@ def fashion_mnist_training() -> None:
         data=data,
         teacher=teacher,
     )
-    pruned = stages(
+    pruned = stages.each(
         "prune",
         "mlapp.dl.dnn_pruner",
         over="sparsity",
@@ -96,9 +62,9 @@ def fashion_mnist_training() -> None:
         students=students,
     )
     models = [teacher, students, pruned]
-    challenger = stage("choose", "mlapp.vetting.selector", results=models)
+    challenger = stages.one("choose", "mlapp.vetting.selector", results=models)
     registry = "{{ setting(ti.xcom_pull('configure'), 'storage.registry') }}"
-    verdict = stage(
+    verdict = stages.one(
         "vet",
         "mlapp.vetting.verdict",
         challenger=challenger,
@@ -106,7 +72,7 @@ def fashion_mnist_training() -> None:
         registry=registry,
         name="{{ setting(ti.xcom_pull('configure'), 'promotion.name') }}",
     )
-    promoted = stage(
+    promoted = stages.one(
         "promote",
         "mlapp.registry.promoter",
         verdict=verdict,
@@ -115,14 +81,8 @@ def fashion_mnist_training() -> None:
         registry=registry,
         results=[raw, report, data, *models],
     )
-    stage(
-        "summarise",
-        "mlapp.experiments",
-        results=[raw, report, data, *models, challenger, verdict, promoted],
-        started="{{ dag_run.start_date.isoformat() }}",
-        workdir="{{ ti.xcom_pull('configure').removesuffix('/config.json') }}",
-        **RUN,
-    )
+    announced = task(task_id="announce", outlets=[MODEL])(announce_model)(data, promoted)
+    announced >> stages.summary([raw, report, data, *models, challenger, verdict, promoted])
 
 
 fashion_mnist_training()

@@ -18,6 +18,8 @@ from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.schema import Config
 
+DATA_SECTIONS = ("storage", "data", "quality", "transform")
+
 
 def configure(preset: str, conf: Mapping[str, Any], uri: str) -> Config:
     """Write the validated configuration to ``uri`` and return it; a `UserError` names every wrong key or value."""
@@ -57,6 +59,17 @@ def read_setting(uri: str, name: str) -> Any:
     return value
 
 
+def data_settings(uri: str) -> dict[str, Any]:
+    """What an earlier run's configuration says of its data, for a run that takes up these very data."""
+    try:
+        config = json.loads(storage.at(uri).read_text(encoding="utf-8"))
+        return {section: config[section] for section in DATA_SECTIONS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{uri} is not the configuration of a run ({error}): give the URI of its config.json"
+        ) from error
+
+
 def run_folder(config: Config, run: str, day: str) -> str:
     """URI of the folder that keeps what a run was and what came of it."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", run).strip("-")
@@ -70,6 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--preset", default=configuration.DEFAULT_PRESET, help="preset name or .yaml (%(default)s)")
     parser.add_argument("--conf", default="{}", metavar="JSON", help="settings on top of the preset")
+    parser.add_argument("--data-of", default="", metavar="URI", help="config.json to take the data's settings from")
     parser.add_argument("--to", metavar="URI", help="file to write; default: config.json in the run's own folder")
     parser.add_argument("--run", default="by-hand", help="name of the run, for its folder (%(default)s)")
     parser.add_argument("--day", default="undated", help="day of the run, YYYY-MM-DD, for its folder")
@@ -77,6 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     try:
         conf = read_conf(arguments.conf)
+        if arguments.data_of:
+            conf = configuration.merge(data_settings(arguments.data_of), configuration.nest(_set(conf)))
         folder = run_folder(resolve(arguments.preset, conf), arguments.run, arguments.day)
         uri = str(storage.at(arguments.to or f"{folder}/config.json"))
         configure(arguments.preset, conf, uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -13,6 +14,13 @@ from mlapp.result import StageResult
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+
+
+def content_digest(result: StageResult) -> str:
+    """Hash of what a transform result holds, pixels, labels and class names, whatever code or settings made it."""
+    description = json.loads(result.local("dataset").read_text(encoding="utf-8"))
+    content = [description["classes"], {name: split["sha256"] for name, split in description["splits"].items()}]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,14 @@ SHOWN = {
 }
 
 
-def trigger_form() -> dict[str, Param]:
-    """One Param for each setting, named as a run's conf names it; left empty, the preset decides."""
+def trigger_form(*sections: str) -> dict[str, Param]:
+    """One Param for each setting of these sections, or of all; left empty, the preset decides.
+
+    A Param is named as a run's conf names the setting, ``training.epochs``.
+    """
     form = {"preset": Param(DEFAULT_PRESET, enum=preset_names(), description="the settings to start from")}
-    for name, section in Config.model_fields.items():
-        model: Any = section.annotation
+    for name in sections or Config.model_fields:
+        model: Any = Config.model_fields[name].annotation
         schema = model.model_json_schema()
         for field, given in schema["properties"].items():
             form[f"{name}.{field}"] = _param(given, section=f"{name.capitalize()}: {_purpose(model)}")

@@ -91,6 +91,12 @@ def is_http(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
+def usual_addresses(url: str, name: IdxName) -> list[str]:
+    """Where an IDX file may be under an address, the likeliest first."""
+    dimensions = "1" if name.endswith("labels") else "34"
+    return [f"{url.rstrip('/')}/{name}-idx{count}-ubyte{suffix}" for count in dimensions for suffix in (".gz", "")]
+
+
 def _users_own(uri: str, scratch: Path) -> UPath:
     return _from_http(uri, scratch) if is_http(uri) else existing_folder(uri)
 
@@ -99,9 +105,7 @@ def _from_http(url: str, scratch: Path) -> UPath:
     """Download the IDX files under an address, by their usual names since nothing can be listed there."""
     folder = scratch / hashlib.sha256(url.encode()).hexdigest()[:12]
     for name in IDX_NAMES:
-        dimensions = "1" if name.endswith("labels") else "34"
-        files = [f"{name}-idx{count}-ubyte{suffix}" for count in dimensions for suffix in (".gz", "")]
-        if not any(_downloaded(f"{url.rstrip('/')}/{file}", folder / file) for file in files):
+        if not any(_downloaded(file, folder / file.rpartition("/")[2]) for file in usual_addresses(url, name)):
             log.info("%s has no %s", url, name)
     if not any(folder.glob("*")):
         raise UserError(f"none of the IDX files ({', '.join(IDX_NAMES)}) is at {url}: check the address")

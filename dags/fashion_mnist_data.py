@@ -1,0 +1,44 @@
+"""
+### Fashion-MNIST, from its source to training-ready splits, day by day
+
+The data set is fetched if its source has changed (**extract**), checked (**validate**), split (**transform**) and
+described (**profile**: class counts, what the classes look like, drift between the splits). The run ends by telling of
+it (**announce**): an event of the asset `fashion_mnist_data` with the data's digest, class counts and quality figures.
+`fashion_mnist_training` is scheduled on that asset, and trains when the digest is one that it has not trained on.
+
+A stage whose code, settings and inputs have not changed since an earlier run is not computed again, so a day on which
+nothing changed costs seconds. Days that were missed are not made up for: there is one source, and it is as it is now.
+
+**Settings:** what stays empty is as the preset says. The training that follows takes the data's settings from here.
+
+**When it fails:** a red task's log ends with one line that says what is wrong and what to do. Bad data stop here, and
+no training starts.
+"""
+
+from airflow.sdk import dag, task
+from stage_wiring import COMMON, HOURS, Stages
+from training_assets import DATA, announce_data
+from trigger_form import trigger_form
+
+
+@dag(
+    dag_id="fashion_mnist_data",
+    doc_md=__doc__,
+    # Before the working day. Whoever wants the schedule switches the DAG on: it starts trainings.
+    schedule="0 4 * * *",
+    is_paused_upon_creation=True,
+    dagrun_timeout=HOURS,
+    params=trigger_form("storage", "data", "quality", "transform"),
+    tags=["data", "fashion-mnist"],
+    **COMMON,
+)
+def fashion_mnist_data() -> None:
+    """Configure, extract, validate, transform, profile, announce."""
+    stages = Stages()
+    raw, report, data = stages.data()
+    profile = stages.one("profile", "mlapp.etl.profile", report=report, data=data)
+    announced = task(task_id="announce", outlets=[DATA])(announce_data)(profile, stages.config)
+    announced >> stages.summary([raw, report, data, profile])
+
+
+fashion_mnist_data()

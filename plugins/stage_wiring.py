@@ -1,0 +1,77 @@
+"""How the DAGs wire stages: a line each, with the settings from the run's own config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from airflow.sdk import XComArg, task
+from stage_operator import StageOperator
+from training_assets import config_of_data
+
+from mlapp.configure import read_setting
+
+MINUTES = timedelta(minutes=30)
+HOURS = timedelta(hours=8)
+RUN = {"run": "{{ run_id }}"}
+# What every DAG of the project has in common.
+COMMON: dict[str, Any] = {
+    "start_date": datetime(2026, 1, 1),
+    "catchup": False,
+    "max_active_runs": 1,
+    "default_args": {
+        "owner": "ml-platform",
+        "retries": 1,
+        "retry_delay": timedelta(seconds=30),
+        "execution_timeout": MINUTES,
+    },
+    "user_defined_macros": {"setting": read_setting, "config_of_data": config_of_data},
+}
+
+
+class Stages:
+    """The tasks of one DAG. The first, configure, resolves the run's settings; every other stage reads them."""
+
+    def __init__(self, **arguments: Any) -> None:
+        arguments |= {"conf": "{{ params | tojson }}", "day": "{{ dag_run.run_after | ds }}", **RUN}
+        configure = StageOperator(task_id="configure", module="mlapp.configure", arguments=arguments)
+        self.config: XComArg = configure.output
+
+    def one(self, name: str, module: str, limit: timedelta = MINUTES, /, **arguments: Any) -> XComArg:
+        """A task that runs a stage once; its output is the URI of the result."""
+        operator = StageOperator(
+            task_id=name, module=module, arguments=arguments, config=self.config, execution_timeout=limit
+        )
+        return operator.output
+
+    def each(self, name: str, module: str, /, *, over: str, setting: str, **arguments: Any) -> XComArg:
+        """A mapped task: a stage for each value of a setting, handed over as the flag ``over``."""
+        listed = task(task_id=setting.partition(".")[2])(read_setting)
+        operators = StageOperator.partial(
+            task_id=name,
+            module=module,
+            arguments=arguments,
+            config=self.config,
+            over=over,
+            execution_timeout=HOURS,
+            map_index_template="{{ task.over }} {{ task.item }}",
+        )
+        return operators.expand(item=listed(self.config, setting)).output
+
+    def data(self) -> tuple[XComArg, XComArg, XComArg]:
+        """Extract, validate, transform: the raw data, the report on them, and the training-ready splits."""
+        raw = self.one("extract", "mlapp.etl.gcp_dataloader")
+        report = self.one("validate", "mlapp.etl.quality", raw=raw)
+        return raw, report, self.one("transform", "mlapp.etl.image_etl", raw=raw, report=report)
+
+    def summary(self, results: Sequence[Any]) -> XComArg:
+        """The task that ends a run: its table, in the run's own folder."""
+        return self.one(
+            "summarise",
+            "mlapp.experiments",
+            results=results,
+            started="{{ dag_run.start_date.isoformat() }}",
+            workdir="{{ ti.xcom_pull('configure').removesuffix('/config.json') }}",
+            **RUN,
+        )

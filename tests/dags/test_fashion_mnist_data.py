@@ -1,0 +1,37 @@
+"""The data DAG: its wiring, and how the training DAG hangs on it."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from training_assets import DATA, MODEL
+
+CHAIN = ["configure", "extract", "validate", "transform", "profile", "announce", "summarise"]
+
+
+@pytest.fixture(scope="module")
+def dag(dags):
+    return dags["fashion_mnist_data"]
+
+
+def test_the_stages_stand_in_the_order_of_the_paragraph(dag):
+    for before, after in itertools.pairwise(CHAIN):
+        assert after in dag.get_task(before).get_flat_relative_ids(upstream=False), (before, after)
+
+
+def test_it_runs_by_the_clock_once_a_person_has_switched_it_on(dag):
+    assert dag.schedule == "0 4 * * *"
+    assert dag.is_paused_upon_creation
+
+
+def test_it_announces_the_data_that_the_training_waits_for(dag, dags):
+    training = dags["fashion_mnist_training"]
+    assert dag.get_task("announce").outlets == [DATA]
+    assert training.schedule == [DATA]
+    assert training.get_task("announce").outlets == [MODEL]
+    assert training.get_task("wanted").inlets == [MODEL]
+
+
+def test_its_form_asks_for_what_concerns_data_only(dag):
+    assert {name.partition(".")[0] for name in dag.params} == {"preset", "storage", "data", "quality", "transform"}
