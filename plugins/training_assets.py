@@ -56,7 +56,8 @@ def is_news() -> bool:
 
 def latest(events: Mapping[Any, Sequence[Any]]) -> Any | None:
     """The last event of `DATA` among those that started a run; None for a run that was started by hand."""
-    return events[DATA][-1] if DATA in events else None
+    told = events.get(DATA)  # Airflow's mapping answers with an empty list where there is none
+    return told[-1] if told else None
 
 
 def config_of_data(events: Mapping[Any, Sequence[Any]]) -> str:

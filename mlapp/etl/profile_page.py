@@ -93,7 +93,9 @@ def _histograms(brightness: Mapping[Any, Values]) -> str:
     figure = Figure(figsize=(8, 2.6), layout="constrained")
     axes = figure.subplots()
     for name, values in brightness.items():
-        axes.hist(values, bins=np.linspace(0, 255, 65).tolist(), density=True, histtype="step", linewidth=1.4, label=name)
+        axes.hist(
+            values, bins=np.linspace(0, 255, 65).tolist(), density=True, histtype="step", linewidth=1.4, label=name
+        )
     axes.set(xlabel="mean pixel of an image", ylabel="density")
     axes.legend()
     axes.grid(alpha=0.3)

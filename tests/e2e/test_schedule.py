@@ -139,7 +139,7 @@ def test_new_data_start_a_training_with_the_settings_they_were_made_with(
 
 
 def test_the_event_tells_digest_counts_and_quality(airflow: Airflow, scheduled: tuple[dict[str, Any], ...]) -> None:
-    events = airflow.ask("api/v2/assets/events?order_by=id")["asset_events"]
+    events = airflow.ask("api/v2/assets/events?order_by=timestamp")["asset_events"]
     told = next(event["extra"] for event in events if event["source_dag_id"] == DATA)
     assert told["class_counts"]["test"] == dict.fromkeys(told["class_counts"]["test"], 100)
     assert told["quality"]["test leaked"] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +30,7 @@ class Events(list[Any]):
 def context(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The context of a running task, for a run by hand before anything was ever trained."""
     given = {
-        "triggering_asset_events": {},
+        "triggering_asset_events": defaultdict(list),
         "inlet_events": {assets.MODEL: Events()},
         "outlet_events": {asset: SimpleNamespace(extra={}) for asset in (assets.DATA, assets.MODEL)},
     }
@@ -74,7 +75,7 @@ def test_a_run_trains_by_hand_or_on_a_digest_that_it_has_not_trained_on(
     context: dict[str, Any], announced: list[str], trained: list[str], news: bool
 ) -> None:
     if announced:
-        context["triggering_asset_events"] = {assets.DATA: [data_event(digest) for digest in announced]}
+        context["triggering_asset_events"][assets.DATA] = [data_event(digest) for digest in announced]
     context["inlet_events"][assets.MODEL].extend(model_event(digest) for digest in trained)
     assert assets.is_news() is news
 
