@@ -15,11 +15,12 @@ C = TypeVar("C", bound=Section)
 def with_tuned(config: C) -> C:
     """The config with what the search behind its ``tuned`` found; as it is where nothing was searched.
 
-    The artifact ``best`` of a tune stage is JSON with ``parameters``: value by name of a field of the config.
+    The artifact ``best`` of a tune stage is JSON with ``parameters``: value by name of a field of the config. They
+    stand for the search from then on, so that another search with the same outcome trains nothing anew.
     """
     uri = getattr(config, "tuned", None)
     if uri is None:
         return config
     path = StageResult.load(uri).local("best")
     found = json.loads(path.read_text(encoding="utf-8"))["parameters"]
-    return configuration.validate(type(config), {**config.model_dump(), **found}, {str(path): found})
+    return configuration.validate(type(config), {**config.model_dump(), **found, "tuned": None}, {str(path): found})
