@@ -117,7 +117,7 @@ def fashion_mnist_training() -> None:
     )
     stage(
         "summarise",
-        "mlapp.experiments",
+        "mlapp.summary",
         results=[raw, report, data, *models, challenger, verdict, promoted],
         started="{{ dag_run.start_date.isoformat() }}",
         workdir="{{ ti.xcom_pull('configure').removesuffix('/config.json') }}",

@@ -7,7 +7,7 @@ from pathlib import Path
 import planted
 import pytest
 
-from mlapp import experiments
+from mlapp import summary
 from mlapp.errors import UserError
 from mlapp.result import StageResult
 
@@ -23,8 +23,8 @@ def results(tmp_path: Path) -> list[StageResult]:
 
 
 def summarise(folder: Path, results: list[StageResult], **settings: str) -> str:
-    config = experiments.SummaryConfig(results=tuple(result.uri for result in results), **settings)
-    return experiments.run(config, folder / "summary").local("summary.txt").read_text(encoding="utf-8")
+    config = summary.SummaryConfig(results=tuple(result.uri for result in results), **settings)
+    return summary.run(config, folder / "summary").local("summary.txt").read_text(encoding="utf-8")
 
 
 def test_the_table_has_a_line_a_stage_and_the_verdict(tmp_path: Path, results: list[StageResult]) -> None:
