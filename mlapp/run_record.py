@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from upath import UPath
 
 from mlapp import storage
-from mlapp.errors import UserError
 from mlapp.result import Metric, Record
 
 RECORD, STAGES, HISTORY = "stage.json", "stages", "history.csv"
@@ -44,12 +44,23 @@ class StageRecord(Record):
         return f"{self.stage}-{self.key[:8]}" if self.key else self.stage
 
     @property
+    def label(self) -> str:
+        """The stage, with what tells it from others of its kind within one run."""
+        return label(self.stage, self.config)
+
+    @property
     def state_now(self) -> str:
         """The state, where a stage that says it runs is looked for among the processes of this machine."""
         if self.state != "running":
             return self.state
         host, _, pid = self.process.rpartition(":")
         return "broken off" if host == socket.gethostname() and not os.path.exists(f"/proc/{pid}") else "running"
+
+
+def label(stage: str, config: Mapping[str, Any]) -> str:
+    """A stage's name, with the width of a student or the sparsity of a pruning, of which a run has several."""
+    told = {"distill": config.get("widths"), "prune": config.get("sparsities")}.get(stage)
+    return f"{stage} {'+'.join(f'{value:g}' for value in told)}" if told else stage
 
 
 def this_process() -> str:
@@ -74,10 +85,3 @@ def read(folder: UPath) -> tuple[list[StageRecord], list[str]]:
         except (OSError, ValidationError, UnicodeDecodeError):
             damaged.append(f"{STAGES}/{place.name}")
     return sorted(records, key=lambda record: record.began), damaged
-
-
-def require(folder: UPath) -> UPath:
-    """The folder, once it is known to be one; a `UserError` if not."""
-    if not folder.is_dir():
-        raise UserError(f"no experiments at {folder}: give --experiments, or run something first")
-    return folder

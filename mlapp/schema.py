@@ -32,7 +32,7 @@ class Storage(Section):
 
 
 class Tracking(Section):
-    """Who is told how a run goes; no part of any result, so that changing it computes nothing again."""
+    """Weights & Biases and TensorBoard; changing this computes nothing again."""
 
     wandb: Literal["auto", "offline", "online", "off"] = Field(
         "auto",

@@ -64,6 +64,8 @@ class RunFolder(Tracker):
         self._note(state, **told, metrics=result.metrics, ended=result.finished, result=result.uri)
         for name, artifact in result.artifacts.items():
             source = result.artifact(name)
+            if source.parent == self.folder:  # the summary is there already
+                continue
             if source.suffix in READABLE and artifact.bytes <= LARGEST_COPY and name != "model":
                 with storage.atomic_file(self._place / f"{name}{source.suffix}") as draft:
                     draft.write_bytes(source.read_bytes())

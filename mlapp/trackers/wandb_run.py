@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mlapp import storage
+from mlapp.run_record import label
 from mlapp.trackers.wandb_session import Session
 
 TABLES = ("candidates", "trials")
@@ -25,7 +25,9 @@ class WandbRun:
         self._settings = began["settings"]
         self._id, self._stage = began["id"], began["stage"]
         self._step = 0
-        self._run = self._start(self._id, began["stage"], name=_name(began), config=began["config"])
+        self._run = self._start(
+            self._id, began["stage"], name=label(began["stage"], began["config"]), config=began["config"]
+        )
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
         """A row of the curves, over the epoch's own number."""
@@ -124,15 +126,6 @@ class WandbRun:
             else:
                 model.add_reference(file["uri"], name=path.name, checksum=False)
         self._run.log_artifact(model)
-
-
-def _name(began: Mapping[str, Any]) -> str:
-    """The stage, and what tells it from others of its kind within one run."""
-    config = began["config"]
-    variant = config.get("width") if began["stage"] == "distill" else None
-    with suppress(KeyError, IndexError, TypeError):
-        variant = config["sparsities"][0] if began["stage"] == "prune" else variant
-    return f"{began['stage']} {variant:g}" if isinstance(variant, float) else str(began["stage"])
 
 
 def _local(artifact: Mapping[str, Any]) -> Path:
