@@ -194,7 +194,7 @@ def _stages(run: Run) -> str:
                 f"{timings['wall_s']:.1f} s" if timings else "",
                 f"{timings['cpu_s']:.0f} s" if timings else "",
                 f"{timings['peak_rss_mb']:,.0f} MB" if timings else "",
-                stage.headline or stage.reason,
+                stage.headline.partition(";")[0] if stage.stage == "promote" else stage.headline or stage.reason,
             )
         )
     return table(rows, right=(2, 3, 4))

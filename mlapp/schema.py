@@ -51,7 +51,10 @@ class Tracking(Section):
     )
     tensorboard: bool = Field(True, description="write each stage's curves as TensorBoard event files")
     patience_s: float = Field(
-        5.0, ge=0, le=60, description="most seconds that a finished stage waits for Weights & Biases"
+        5.0,
+        ge=0,
+        le=60,
+        description="most seconds that a finished stage waits for Weights & Biases; three times as long after the last",
     )
     max_file_bytes: int = Field(
         10_000_000,

@@ -20,8 +20,8 @@ TIE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.nice({nice}); o
 class SideProcess:
     """``python -m module``, started ``after_s`` seconds from now unless `finish` comes first.
 
-    What it prints becomes warnings of the stage, a line each; its stderr goes to the file ``log``. It runs at a lower
-    priority, in a session of its own, and dies with the stage, however that ends.
+    What it prints becomes warnings of the stage, a line each; its stderr goes to the file ``log``. It runs in a session
+    of its own, at a lower priority unless the stage already waits for it, and dies with the stage, however that ends.
     """
 
     def __init__(self, module: str, arguments: Sequence[str], *, log: Path, after_s: float) -> None:
@@ -58,12 +58,12 @@ class SideProcess:
             return True
 
     def _run(self) -> None:
-        self._due.wait(self._after_s)
+        awaited = self._due.wait(self._after_s)
         try:
             with self._log.open("a", encoding="utf-8") as errors, self._lock:
                 if self._cancelled:
                     return
-                self._process = self._start(errors.fileno())
+                self._process = self._start(errors.fileno(), nice=0 if awaited else NICE)
             for line in self._process.stdout or ():
                 log.warning("%s", line.rstrip())
             code = self._process.wait()
@@ -73,8 +73,8 @@ class SideProcess:
         if code and not self._cancelled:
             log.warning("%s ended with %s, see %s: the stage goes on without it", self._name, _told(code), self._log)
 
-    def _start(self, errors: int) -> subprocess.Popen[str]:
-        tie = [sys.executable, "-ISc", TIE.format(nice=NICE)] if sys.platform == "linux" else []
+    def _start(self, errors: int, nice: int) -> subprocess.Popen[str]:
+        tie = [sys.executable, "-ISc", TIE.format(nice=nice)] if sys.platform == "linux" else []
         return subprocess.Popen(
             [*tie, *self._command],
             stdin=subprocess.DEVNULL,

@@ -92,6 +92,6 @@ def has_key(host: str) -> bool:
     places = [os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"]
     path = next((Path(place) for place in places if place and Path(place).is_file()), None)
     try:
-        return path is not None and netrc.netrc(str(path)).authenticators(str(urlsplit(host).hostname)) is not None
+        return path is not None and netrc.netrc(str(path)).authenticators(urlsplit(host).netloc) is not None
     except (netrc.NetrcParseError, OSError):
         return False

@@ -28,6 +28,7 @@ log = logging.getLogger("mlapp")
 SPOOL = Path("wandb", "spool")
 WRITER = "mlapp.trackers.wandb_writer"
 START_AFTER_S = 3.0
+LAST_WAITS = 3  # times as long: nothing comes after it, and what others left is written too
 STOPPED = ("Terminated", "KeyboardInterrupt")
 
 
@@ -44,6 +45,7 @@ class WeightsAndBiases(Tracker):
         remote = not storage.is_local(folder)
         self.settings = settings
         self._worth_waiting = last or remote
+        self._patience_s = settings.patience_s * (LAST_WAITS if last else 1)
         self._scratch = tempfile.TemporaryDirectory(prefix="mlapp-wandb-") if remote else None
         self._copy_to = [f"--copy-to={folder / 'wandb'}"] if remote else []
         self.folder = Path(self._scratch.name if self._scratch else folder.path)
@@ -83,12 +85,12 @@ class WeightsAndBiases(Tracker):
             timings=result.timings,
             artifacts=[_described(name, artifact, result) for name, artifact in result.artifacts.items()],
         )
-        self._finish(self.settings.patience_s, start=self._worth_waiting)
+        self._finish(self._patience_s, start=self._worth_waiting)
 
     def failed(self, reason: str) -> None:
         """Tell why; whoever stopped the stage is not made to wait."""
         self._append("failed", reason=reason)
-        self._finish(0.0 if reason.startswith(STOPPED) else self.settings.patience_s, start=False)
+        self._finish(0.0 if reason.startswith(STOPPED) else self._patience_s, start=False)
 
     def _finish(self, patience_s: float, *, start: bool) -> None:
         finished = self._writer is None or self._writer.finish(patience_s, start=start)

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,11 +64,18 @@ def follow(spool: Path, session: Session) -> None:
 
 
 def write_left(folder: Path, session: Session) -> None:
-    """Write every complete spool that was not written yet and that no other process is at."""
+    """Write every complete spool that was not written yet and that no other process is at.
+
+    One that W&B cannot take is told and left, so that it does not stand in the way of those after it.
+    """
     for spool in sorted((folder / SPOOL).glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
         with claimed(spool) as mine:
             if mine and not is_written(spool) and last_event(spool) in ENDS:
-                Growing(spool, session).write()
+                try:
+                    Growing(spool, session).write()
+                except Exception as error:
+                    say(f"W&B could not take {spool} ({type(error).__name__}), see {folder / 'wandb' / 'writer.log'}")
+                    traceback.print_exc()
                 mark_written(spool)
 
 

@@ -7,15 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import wandb_files
+import wandb_server
 
 from mlapp.result import StageResult
 
@@ -81,29 +81,10 @@ def place(tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Address of a W&B server that answers with this status, or never (None)."""
-    status, released = request.param, threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            if status is None:
-                released.wait(120)
-                return
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(b'{"errors": [{"message": "user is not logged in"}]}')
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
-        serving.daemon_threads = True
-        threading.Thread(target=serving.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{serving.server_address[1]}"
-        released.set()
-        serving.shutdown()
+def server(request: pytest.FixtureRequest) -> Iterator[wandb_server.Server]:
+    """A W&B server of the given manner."""
+    with wandb_server.Server(request.param) as serving:
+        yield serving
 
 
 def left_of(session: str) -> list[str]:
@@ -178,9 +159,34 @@ def test_a_retry_goes_on_with_the_run_of_the_attempt_that_broke_off(place: Place
     assert [row["_step"] for row in kept.history] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("server", [401], indirect=True)
-def test_a_refused_key_is_told_in_one_line_and_the_run_is_kept_in_files(place: Place, server: str) -> None:
-    ran = place.run(*LASTING, PATIENT, WANDB_API_KEY=KEY, WANDB_BASE_URL=server)
+@pytest.mark.parametrize("server", ["works"], indirect=True)
+@pytest.mark.parametrize("by", ["environment", "netrc"])
+def test_with_a_key_the_run_goes_to_the_server(place: Place, server: wandb_server.Server, by: str) -> None:
+    environ = {"WANDB_API_KEY": KEY}
+    if by == "netrc":
+        (place.folder / "netrc").write_text(f"machine {urlsplit(server.url).netloc} login user password {KEY}")
+        environ = {"NETRC": str(place.folder / "netrc")}
+    area = f"storage.experiments={place.folder / 'experiments'}"
+    ran = place.run(
+        *(*LASTING, PATIENT, "--leave=nothing", "tracking.group=g", area), WANDB_BASE_URL=server.url, **environ
+    )
+    assert ran.code == 0
+    assert "W&B" not in ran.output
+    (kept,) = wandb_files.runs(place.folder / "experiments" / "g")
+    assert (server.upserted[0]["groupName"], server.upserted[0]["name"]) == ("g", kept.id)
+    assert [(row["epoch"], row["loss"]) for row in server.history][:2] == [(1, 1.0), (2, 0.5)]
+    assert server.exit_codes == [0]
+    assert KEY in server.keys
+    written = [path for path in place.folder.rglob("*") if path.is_file() and path.name != "netrc"]
+    assert not [path for path in written if KEY.encode() in path.read_bytes()]
+    assert KEY not in ran.output
+
+
+@pytest.mark.parametrize("server", ["refuses"], indirect=True)
+def test_a_refused_key_is_told_in_one_line_and_the_run_is_kept_in_files(
+    place: Place, server: wandb_server.Server
+) -> None:
+    ran = place.run(*LASTING, PATIENT, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
     assert ran.code == 0
     assert [line[9:].partition(";")[0] for line in ran.output.splitlines() if "W&B" in line] == [
         "W&B refused the key: user is not logged in"
@@ -192,10 +198,10 @@ def test_a_refused_key_is_told_in_one_line_and_the_run_is_kept_in_files(place: P
     assert KEY not in ran.output
 
 
-@pytest.mark.parametrize("server", [None], indirect=True)
-def test_a_server_that_never_answers_costs_no_more_than_the_patience(place: Place, server: str) -> None:
+@pytest.mark.parametrize("server", ["hangs"], indirect=True)
+def test_a_server_that_never_answers_costs_no_more_than_the_patience(place: Place, server: wandb_server.Server) -> None:
     without = place.run(*LASTING, "tracking.wandb=off")
-    ran = place.run(*LASTING, "--force", "tracking.patience_s=2", WANDB_API_KEY=KEY, WANDB_BASE_URL=server)
+    ran = place.run(*LASTING, "--force", "tracking.patience_s=2", WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
     assert ran.code == 0
     assert ran.seconds < without.seconds + 3
     assert len([line for line in ran.output.splitlines() if "W&B" in line]) == 1, ran.output
@@ -213,6 +219,20 @@ def test_a_tracker_that_hangs_delays_by_no_more_than_the_patience_and_loses_noth
     assert command[:3] == ["python", "-m", "mlapp.trackers.wandb_writer"]
     subprocess.run([sys.executable, *command[1:]], cwd=place.folder, env=place.environ, check=True, timeout=60)
     assert len(place.runs[0].curve("loss")) == 3
+
+
+def test_a_spool_that_wandb_cannot_take_stands_in_nobodys_way(place: Place) -> None:
+    group = ("tracking.group=g", f"storage.experiments={place.folder}")
+    spools = place.folder / "g" / "wandb" / "spool"
+    spools.mkdir(parents=True)
+    (spools / "bad.jsonl").write_text('{"event": "ended"}\n')
+    assert place.start(*group, f"--workdir={place.folder / 't'}", module="tests.tiny_stage").wait(30) == 0
+    ran = place.run(*LASTING, PATIENT, *group)
+    assert ran.code == 0
+    (told,) = [line for line in ran.output.splitlines() if "W&B" in line]
+    assert f"W&B could not take {spools / 'bad.jsonl'} (ValueError)" in told
+    assert {kept.job_type for kept in wandb_files.runs(place.folder / "g")} == {"tiny", "train"}
+    assert "W&B" not in place.run(*LASTING, PATIENT, *group, "--force").output
 
 
 def test_a_tracker_that_crashes_is_told_in_one_line(place: Place) -> None:
