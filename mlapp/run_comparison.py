@@ -48,8 +48,8 @@ def rows(runs: list[Run]) -> list[Row]:
                 figures[stage.label, "time"] = Metric(value=stage.timings["wall_s"], unit="s")
         by_run.append(figures)
     keys = list(dict.fromkeys(key for figures in by_run for key in figures))
-    stages = list(dict.fromkeys(stage for stage, _ in keys))
-    keys.sort(key=lambda key: stages.index(key[0]))
+    kinds = list(dict.fromkeys(stage.split(" ", maxsplit=1)[0] for stage, _ in keys))
+    keys.sort(key=lambda key: (kinds.index(key[0].split(" ", maxsplit=1)[0]), key[0]))
     return [Row(stage, name, [figures.get((stage, name)) for figures in by_run]) for stage, name in keys]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mlapp.result import Metric
 
 WIDTH = 120
+PER_CENT = " %"
 SHARES = ("accuracy", "recall", "difference_to")
 
 
@@ -37,18 +38,21 @@ def duration(seconds: float) -> str:
 
 
 def figure(name: str, metric: Metric, *, signed: bool = False, interval: bool = True) -> str:
-    """A metric by its name's meaning, with its interval: shares in per cent, sizes in kilobytes."""
+    """A metric by its name's meaning, with its interval: shares in per cent, sizes in kilobytes.
+
+    ``signed`` is for a difference: of shares, it is in percentage points.
+    """
     scale, digits, unit = _manner(name, metric)
-    sign = "+" if signed else ""
-    told = f"{metric.value * scale:{sign},.{digits}f}{unit}"
+    manner = f"{'+' if signed else ''}z,.{digits}f"  # z: no minus before a zero
+    told = f"{metric.value * scale:{manner}}{' pp' if signed and unit == PER_CENT else unit}"
     if interval and metric.low is not None and metric.high is not None:
-        told += f" [{metric.low * scale:{sign},.{digits}f}, {metric.high * scale:{sign},.{digits}f}]"
+        told += f" [{metric.low * scale:{manner}}, {metric.high * scale:{manner}}]"
     return told
 
 
 def _manner(name: str, metric: Metric) -> tuple[float, int, str]:
     if any(share in name for share in SHARES):
-        return 100, 2, " %"
+        return 100, 2, PER_CENT
     if metric.unit == "B":
         return 1e-3, 1, " KB"
     if metric.unit == "s":

@@ -138,9 +138,17 @@ def test_compare_tells_differing_settings_and_figures_with_intervals(
     assert not [line for line in lines if line[:1] in (["tracking.group"], ["training.width"])]
     (row,) = [line for line in text.splitlines() if line.startswith("  challenger.test_accuracy")]
     assert row.split(maxsplit=1)[1].strip() == (
-        "90.00 % [89.40, 90.57]  92.00 % [91.45, 92.52]  +2.00 % [+1.21, +2.79]"
+        "90.00 % [89.40, 90.57]  92.00 % [91.45, 92.52]  +2.00 pp [+1.21, +2.79]"
     )
     assert "teacher.test_accuracy" not in text
+    assert re.split("  +", text.splitlines()[2])[1:] == [
+        "2026-01-02-b",
+        "smoke",
+        "done",
+        "90.00 %",
+        "92.00 %",
+        "promote",
+    ]
     assert max(map(len, text.splitlines())) <= 120
 
 
@@ -148,9 +156,9 @@ def test_more_than_two_are_compared_with_the_first(area: Path, capsys: pytest.Ca
     names = ("2026-01-01", "2026-01-02", "2026-01-04")
     text = told(capsys, "compare", *names, f"--experiments={area}")
     (row,) = [line for line in text.splitlines() if line.startswith("  challenger.test_accuracy")]
-    assert re.split("  +", row.strip())[1:] == ["90.00 %", "92.00 % (+2.00 %*)"]
+    assert re.split("  +", row.strip())[1:] == ["90.00 %", "92.00 % (+2.00 pp*)"]
     (row,) = [line for line in text.splitlines() if line.startswith("  float32.validation_accuracy")]
-    assert re.split("  +", row.strip())[1:] == ["90.00 %", "92.00 % (+2.00 %*)", "91.00 % (+1.00 %)"]
+    assert re.split("  +", row.strip())[1:] == ["90.00 %", "92.00 % (+2.00 pp*)", "91.00 % (+1.00 pp)"]
     assert max(map(len, text.splitlines())) <= 120
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,11 +278,13 @@ def test_the_trials_of_a_search_are_runs_of_their_own(tmp_path: Path) -> None:
             history = [{"validation_accuracy": 0.1 * number * epoch} for epoch in (1, 2)]
             tracking.trial(f"trial-{number}", {"learning_rate": 0.1 * number}, history, stopped_early=number == 2)
         tracking.failed("KeyboardInterrupt: ")
-    main([str(tmp_path)])
+    copy = f"memory://{uuid.uuid4().hex}/wandb"
+    main([str(tmp_path), f"--copy-to={copy}"])
     trials = [kept for kept in wandb_files.runs(tmp_path) if kept.job_type == "trial"]
     assert [kept.group for kept in trials] == ["g", "g"]
     assert [kept.config["learning_rate"] for kept in trials] == [0.1, 0.2]
     assert [kept.summary["stopped_early"] for kept in trials] == [False, True]
     assert trials[1].curve("validation_accuracy") == [(1, 0.2), (2, 0.4)]
+    assert len(list(storage.at(copy).glob("offline-run-*/run-tune-*.wandb"))) == 3
     (spool,) = (tmp_path / "wandb" / "spool").glob("*.jsonl")
     assert [json.loads(line)["event"] for line in spool.read_text().splitlines()][-1] == "failed"
