@@ -136,7 +136,7 @@ def test_a_stage_is_one_run_in_its_dag_runs_group_and_a_short_one_is_written_by_
     folder = place.folder / "experiments" / "2026-01-01-x"
     assert not wandb_files.runs(folder)
     assert place.run("--end=refuse", "--epochs=2", *group).code == 2
-    assert place.run(*LASTING, PATIENT, *group).code == 0
+    assert place.run(PATIENT, *group).code == 0
     tiny, refused, trained = sorted(
         wandb_files.runs(folder), key=lambda kept: (kept.job_type, kept.config.get("epochs"))
     )
@@ -168,9 +168,7 @@ def test_with_a_key_the_run_goes_to_the_server(place: Place, server: wandb_serve
         (place.folder / "netrc").write_text(f"machine {urlsplit(server.url).netloc} login user password {KEY}")
         environ = {"NETRC": str(place.folder / "netrc")}
     area = f"storage.experiments={place.folder / 'experiments'}"
-    ran = place.run(
-        *(*LASTING, PATIENT, "--leave=nothing", "tracking.group=g", area), WANDB_BASE_URL=server.url, **environ
-    )
+    ran = place.run(*(PATIENT, "--leave=nothing", "tracking.group=g", area), WANDB_BASE_URL=server.url, **environ)
     assert ran.code == 0
     assert "W&B" not in ran.output
     (kept,) = wandb_files.runs(place.folder / "experiments" / "g")
@@ -187,7 +185,7 @@ def test_with_a_key_the_run_goes_to_the_server(place: Place, server: wandb_serve
 def test_a_refused_key_is_told_in_one_line_and_the_run_is_kept_in_files(
     place: Place, server: wandb_server.Server
 ) -> None:
-    ran = place.run(*LASTING, PATIENT, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
+    ran = place.run(PATIENT, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
     assert ran.code == 0
     assert [line[9:].partition(";")[0] for line in ran.output.splitlines() if "W&B" in line] == [
         "W&B refused the key: user is not logged in"
@@ -211,7 +209,7 @@ def test_a_server_that_never_answers_costs_no_more_than_the_patience(place: Plac
 
 
 def test_a_tracker_that_hangs_delays_by_no_more_than_the_patience_and_loses_nothing(place: Place) -> None:
-    ran = place.run(*LASTING, "tracking.patience_s=1", **place.broken("import time\ntime.sleep(1000)"))
+    ran = place.run("tracking.patience_s=1", **place.broken("import time\ntime.sleep(1000)"))
     assert ran.code == 0
     (told,) = [line for line in ran.output.splitlines() if "W&B" in line]
     assert "W&B took longer than 1 s: the rest waits in" in told
@@ -228,16 +226,16 @@ def test_a_spool_that_wandb_cannot_take_stands_in_nobodys_way(place: Place) -> N
     spools.mkdir(parents=True)
     (spools / "bad.jsonl").write_text('{"event": "ended"}\n')
     assert place.start(*group, f"--workdir={place.folder / 't'}", module="tests.tiny_stage").wait(30) == 0
-    ran = place.run(*LASTING, PATIENT, *group)
+    ran = place.run(PATIENT, *group)
     assert ran.code == 0
     (told,) = [line for line in ran.output.splitlines() if "W&B" in line]
     assert f"W&B could not take {spools / 'bad.jsonl'} (ValueError)" in told
     assert {kept.job_type for kept in wandb_files.runs(place.folder / "g")} == {"tiny", "train"}
-    assert "W&B" not in place.run(*LASTING, PATIENT, *group, "--force").output
+    assert "W&B" not in place.run(PATIENT, *group, "--force").output
 
 
 def test_a_tracker_that_crashes_is_told_in_one_line(place: Place) -> None:
-    ran = place.run(*LASTING, **place.broken("import os\nos.abort()"))
+    ran = place.run(**place.broken("import os\nos.abort()"))
     assert ran.code == 0
     (told,) = [line for line in ran.output.splitlines() if "wandb" in line]
     assert "wandb_writer ended with SIGABRT" in told
