@@ -66,7 +66,7 @@ class WandbRun:
         shown = self._tables(artifacts) | self._pictures(artifacts)
         if shown:
             self._run.log(shown, step=self._step)
-        self._log_model([artifact for artifact in artifacts if artifact["own"] and _suffix(artifact) in MODELS])
+        self._log_model([artifact for artifact in artifacts if artifact["own"] and _is_model(artifact)])
         self._run.finish(exit_code=0)
 
     def failed(self, reason: str) -> None:
@@ -130,6 +130,10 @@ class WandbRun:
 
 def _local(artifact: Mapping[str, Any]) -> Path:
     return storage.fetch(storage.at(artifact["uri"]))
+
+
+def _is_model(artifact: Mapping[str, Any]) -> bool:
+    return artifact["name"] == "model" or _suffix(artifact) in MODELS
 
 
 def _suffix(artifact: Mapping[str, Any]) -> str:
