@@ -134,7 +134,7 @@ def find(runs: list[Run], name: str, area: str) -> Run:
     if fitting:
         raise UserError(f"{name} fits {len(fitting)} runs: {', '.join(run.name for run in fitting[:5])}")
     names = [run.name for run in runs]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.3) or names[:1]
+    near = difflib.get_close_matches(name, [LATEST, *names], n=1, cutoff=0.3) or names[:1]
     raise UserError(f"no run {name!r} in {storage.at(area)}: did you mean {near[0]}?")
 
 

@@ -50,8 +50,9 @@ def details(run: Run) -> str:
     if run.stages:
         parts.append(_stages(run))
         paths = [(stage.label, stage.result.removesuffix("/result.json")) for stage in run.stages if stage.result]
-        width = max((len(label) for label, _ in paths), default=0)
-        parts.append("\n".join(["paths", *(f"{label:{width}}  {path}" for label, path in paths)]))
+        if paths:
+            width = max(len(label) for label, _ in paths)  # a path that is cut helps nobody, so this is no table
+            parts.append("\n".join(["paths", *(f"{label:{width}}  {path}" for label, path in paths)]))
     return "\n\n".join(parts)
 
 
