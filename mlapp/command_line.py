@@ -13,12 +13,16 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from mlapp import config as configuration
-from mlapp import storage
+from mlapp import storage, tracking
 from mlapp.errors import Terminated, UserError, raise_terminated
+from mlapp.result import StageResult
 from mlapp.schema import Config, Section
 from mlapp.stage import Stage
+from mlapp.trackers import installed
+from mlapp.tracking import tracked_by
 
 log = logging.getLogger("mlapp")
+OF_EVERY_STAGE = {"storage", "tracking"}
 
 
 def main(stage: Stage[Any], argv: list[str]) -> None:
@@ -32,8 +36,7 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
         print(json.dumps(stage.config.model_json_schema(), indent=2))
         return
     try:
-        config, workdir = prepare(stage, arguments)
-        result = stage(config, workdir, force=arguments.force)
+        result = tracked(stage, arguments)
         if arguments.uri_to:
             storage.write_text(storage.at(arguments.uri_to), result.uri)
     except UserError as error:
@@ -46,14 +49,32 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
     log.info("result: %s", result.uri)
 
 
-def prepare(stage: Stage[Any], arguments: argparse.Namespace) -> tuple[Section, str]:
-    """The stage's validated config and its work directory, from parsed arguments."""
+def tracked(stage: Stage[Any], arguments: argparse.Namespace) -> StageResult:
+    """Run the stage with the trackers that its settings ask for listening."""
+    settings = settle(stage, arguments)
+    with tracked_by(*installed.of_run(settings, stage.name)):
+        try:
+            config, workdir = prepare(stage, arguments, settings)
+            with tracked_by(*installed.of_stage(settings, workdir)):
+                return stage(config, workdir, force=arguments.force)
+        except UserError as error:
+            tracking.failed(f"UserError: {error}")
+            raise
+
+
+def settle(stage: Stage[Any], arguments: argparse.Namespace) -> Config:
+    """The whole configuration that a stage is run with: the run's own, or preset and environment; then overrides."""
     overrides = configuration.parse_overrides(arguments.overrides)
-    if stage.section is None and set(overrides) - {"storage"}:
-        raise UserError(f"{stage.name} takes no overrides but those of storage, not {', '.join(overrides)}")
-    resolved = (
-        configuration.load(arguments.preset, overrides) if not arguments.config else _resolved(arguments, overrides)
-    )
+    if stage.section is None and set(overrides) - OF_EVERY_STAGE:
+        raise UserError(
+            f"{stage.name} takes no overrides but those of storage and tracking, not {', '.join(overrides)}"
+        )
+    return _resolved(arguments, overrides) if arguments.config else configuration.load(arguments.preset, overrides)
+
+
+def prepare(stage: Stage[Any], arguments: argparse.Namespace, settings: Config | None = None) -> tuple[Section, str]:
+    """The stage's validated config and its work directory, from parsed arguments."""
+    resolved = settings or settle(stage, arguments)
     section = getattr(resolved, stage.section).model_dump() if stage.section else {}
     embedded = {name: getattr(resolved, name) for name in _embedded_sections(stage)}
     own = {name: getattr(arguments, name) for name in _own_fields(stage) if getattr(arguments, name) is not None}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from mlapp.schema import Config
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "quick"
+ENVIRONMENT, OVERRIDES = "the environment", "the overrides"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -30,15 +31,31 @@ def load(
     environ: Mapping[str, str] | None = None,
 ) -> Config:
     """The validated configuration from all layers; a `UserError` names each wrong key or value and its layer."""
-    layers = {
+    return combine(layers(preset, overrides, environ))
+
+
+def layers(
+    preset: str, overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """What each layer above the defaults sets, by the layer's name, the lowest first."""
+    return {
         f"preset {preset}": read_preset(preset),
-        "the environment": _from_environment(os.environ if environ is None else environ),
-        "the overrides": nest(overrides or {}),
+        ENVIRONMENT: _from_environment(os.environ if environ is None else environ),
+        OVERRIDES: nest(overrides or {}),
     }
+
+
+def combine(layers: Mapping[str, Mapping[str, Any]]) -> Config:
+    """The validated configuration that the layers make together."""
     merged: dict[str, Any] = {}
     for layer in layers.values():
         merged = merge(merged, layer)
     return validate(Config, merged, layers)
+
+
+def layer_of(location: Sequence[str], layers: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Name of the topmost layer that sets the value at this location; None where it is the default."""
+    return next((name for name in reversed(list(layers)) if _stands_in(location, layers[name])), None)
 
 
 def preset_names() -> list[str]:
@@ -124,7 +141,7 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 def _explain(model: type[BaseModel], detail: dict[str, Any], layers: Mapping[str, Mapping[str, Any]]) -> str:
     location = [str(part) for part in detail["loc"]]
     name = ".".join(location)
-    origin = next((layer for layer in reversed(list(layers)) if _stands_in(location, layers[layer])), None)
+    origin = layer_of(location, layers)
     origin = f" (from {origin})" if origin else ""
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {name}{origin}{_nearest(location[-1], _siblings(model, location))}"
@@ -133,7 +150,7 @@ def _explain(model: type[BaseModel], detail: dict[str, Any], layers: Mapping[str
     return f"{name}: {reason}{given}{origin}"
 
 
-def _stands_in(location: list[str], layer: Any) -> bool:
+def _stands_in(location: Sequence[str], layer: Any) -> bool:
     for part in location:
         if not isinstance(layer, Mapping):
             return True

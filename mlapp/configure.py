@@ -1,5 +1,7 @@
 """Resolve a run's configuration once, at its start: every stage of the run then reads the same config.json.
 
+Beside it stands origins.json, with where each value comes from; what differs from the defaults is printed.
+
 What a run is given (`conf`) is nested, ``{"training": {"epochs": 3}}``, or dotted, ``{"training.epochs": 3}``, and may
 name the ``preset``; null means "as the preset says".
 """
@@ -7,37 +9,59 @@ name the ``preset``; null means "as the preset says".
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from mlapp import config as configuration
-from mlapp import storage
+from mlapp import origins, storage
 from mlapp.errors import UserError
 from mlapp.schema import Config
 
+LONGEST_NAME = 100
 DATA_SECTIONS = ("storage", "data", "quality", "transform")
 
 
-def configure(preset: str, conf: Mapping[str, Any], uri: str) -> Config:
-    """Write the validated configuration to ``uri`` and return it; a `UserError` names every wrong key or value."""
-    config = resolve(preset, conf)
+def configure(
+    preset: str,
+    conf: Mapping[str, Any],
+    uri: str,
+    *,
+    data: Mapping[str, Any] | None = None,
+    run: str = "by-hand",
+    group: str | None = None,
+) -> tuple[Config, origins.Origins]:
+    """Write the validated configuration to ``uri``, and beside it where each value comes from.
+
+    ``data`` are the settings of data that are prepared already, which only the conf may change. ``group`` names the
+    run's folder and its group in trackers, where no setting does. A `UserError` names every wrong key or value.
+    """
+    chosen, layers = _layers(preset, conf, data)
+    if group is not None:
+        layers = {origins.RUN: {"tracking": {"group": group}}, **layers}
+    config = configuration.combine(layers)
+    kept = origins.Origins(
+        run=run,
+        preset=chosen,
+        configured=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings=origins.settings_of(config, layers),
+    )
+    path = storage.at(uri)
     try:
-        storage.write_text(storage.at(uri), config.model_dump_json(indent=2) + "\n")
+        storage.write_text(path.parent / origins.ORIGINS, kept.text())
+        storage.write_text(path, config.model_dump_json(indent=2) + "\n")
     except OSError as error:
         raise storage.explain(error) or error from error
-    return config
+    return config, kept
 
 
-def resolve(preset: str, conf: Mapping[str, Any]) -> Config:
+def resolve(preset: str, conf: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> Config:
     """The configuration of a run: its preset, the environment, then its conf, whose own ``preset`` goes first."""
-    given = _set(configuration.nest(conf))
-    chosen = given.pop("preset", preset)
-    if not isinstance(chosen, str):
-        raise UserError(f"preset: give one of {', '.join(configuration.preset_names())}, not {chosen!r}")
-    return configuration.load(chosen, given)
+    return configuration.combine(_layers(preset, conf, data)[1])
 
 
 def read_conf(text: str) -> dict[str, Any]:
@@ -72,8 +96,15 @@ def data_settings(uri: str) -> dict[str, Any]:
 
 def run_folder(config: Config, run: str, day: str) -> str:
     """URI of the folder that keeps what a run was and what came of it."""
-    name = re.sub(r"[^A-Za-z0-9]+", "-", run).strip("-")
-    return str(storage.at(config.storage.experiments) / f"{day}-{name}")
+    return str(storage.at(config.storage.experiments) / (config.tracking.group or folder_name(run, day)))
+
+
+def folder_name(run: str, day: str) -> str:
+    """The name of a run's folder: safe in paths and URLs, cut where a scheduler's name is overlong."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", f"{day}-{run}").strip("-")
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(run.encode()).hexdigest()[:8]}"
+    return name
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -85,22 +116,38 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--conf", default="{}", metavar="JSON", help="settings on top of the preset")
     parser.add_argument("--data-of", default="", metavar="URI", help="config.json to take the data's settings from")
     parser.add_argument("--to", metavar="URI", help="file to write; default: config.json in the run's own folder")
-    parser.add_argument("--run", default="by-hand", help="name of the run, for its folder (%(default)s)")
-    parser.add_argument("--day", default="undated", help="day of the run, YYYY-MM-DD, for its folder")
+    parser.add_argument("--run", help="name of the run, for its folder; default: by-hand and the time of day")
+    parser.add_argument("--day", help="day of the run, YYYY-MM-DD, for its folder; default: today (UTC)")
     parser.add_argument("--uri-to", metavar="FILE", help="also write the URI of config.json to this file")
     arguments = parser.parse_args(argv)
     try:
         conf = read_conf(arguments.conf)
-        if arguments.data_of:
-            conf = configuration.merge(data_settings(arguments.data_of), configuration.nest(_set(conf)))
-        folder = run_folder(resolve(arguments.preset, conf), arguments.run, arguments.day)
+        data = data_settings(arguments.data_of) if arguments.data_of else None
+        now = datetime.now(UTC)
+        run, day = arguments.run or f"by-hand-{now:%H%M%S}", arguments.day or f"{now:%Y-%m-%d}"
+        folder = run_folder(resolve(arguments.preset, conf, data), run, day)
         uri = str(storage.at(arguments.to or f"{folder}/config.json"))
-        configure(arguments.preset, conf, uri)
+        _, kept = configure(arguments.preset, conf, uri, data=data, run=run, group=folder_name(run, day))
         if arguments.uri_to:
             storage.write_text(storage.at(arguments.uri_to), uri)
     except UserError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
-    sys.stdout.write(f"configuration: {uri}\n")
+    sys.stdout.write(f"{origins.summary(kept)}\nconfiguration: {uri}\n".lstrip())
+
+
+def _layers(
+    preset: str, conf: Mapping[str, Any], data: Mapping[str, Any] | None
+) -> tuple[str, dict[str, Mapping[str, Any]]]:
+    """The name of the preset, and what each layer of a run's configuration sets."""
+    given = _set(configuration.nest(conf))
+    chosen = given.pop("preset", preset)
+    if not isinstance(chosen, str):
+        raise UserError(f"preset: give one of {', '.join(configuration.preset_names())}, not {chosen!r}")
+    layers: dict[str, Mapping[str, Any]] = {**configuration.layers(chosen, given)}
+    if data:
+        conf_layer = layers.pop(configuration.OVERRIDES)
+        layers |= {origins.DATA: data, configuration.OVERRIDES: conf_layer}
+    return chosen, layers
 
 
 def _set(settings: Mapping[str, Any]) -> dict[str, Any]:

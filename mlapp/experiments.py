@@ -1,87 +1,116 @@
-"""Summarise a run: the table that a person reads, kept in the run's folder."""
+"""Look at earlier runs in the terminal: list them, show one, compare several.
+
+RUN is a run's name, the beginning of it if no other run begins so, or `latest`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-from datetime import UTC, datetime
-from pathlib import Path
+import signal
+from collections.abc import Sequence
+from typing import Any
 
-from pydantic import Field
-
-from mlapp import storage
+from mlapp import config as configuration
+from mlapp import run_comparison, run_history, run_pages
 from mlapp.errors import UserError
-from mlapp.result import Outcome, ResultUris, StageResult
-from mlapp.schema import Section
-from mlapp.stage import stage
+from mlapp.run_history import Run
+
+MOST_RUNS = 5
 
 
-class SummaryConfig(Section):
-    """What to summarise."""
-
-    results: ResultUris = Field(min_length=1, description="results of the run's stages, in the order of the table")
-    started: str | None = Field(
-        None, description="when the run began (ISO 8601, UTC unless it says): older results are told as reused"
-    )
-    run: str = Field("run", description="name of the run")
-
-
-@stage("summarise", area="experiments", cached=False)
-def run(config: SummaryConfig, workdir: Path) -> Outcome:
-    """Write the run's table as text and as JSON."""
-    results = [StageResult.load(uri) for uri in config.results]
-    text = table(results, _started(config.started), config.run)
-    storage.write_text(workdir / "summary.txt", text)
-    content = [
-        result.model_dump(mode="json", include={"stage", "headline", "timings", "metrics"}) | {"uri": result.uri}
-        for result in results
-    ]
-    storage.write_text(workdir / "summary.json", json.dumps({"run": config.run, "stages": content}, indent=2))
-    print(f"\n{text}", flush=True)
-    names = ("summary.txt", "summary.json")
-    return Outcome(artifacts={name: workdir / name for name in names}, headline=f"{len(results)} stages")
-
-
-def table(results: list[StageResult], started: datetime | None, run: str) -> str:
-    """The run in about a hundred columns: a line a stage, then the verdict and where the champion lies."""
-    rows = [("stage", "time", "CPU", "peak", "key metric")]
-    spent = 0.0
-    for result in results:
-        reused = started is not None and datetime.fromisoformat(result.finished) < started
-        spent += 0 if reused else result.timings["wall_s"]
-        rows.append(
-            (
-                result.stage,
-                "reused" if reused else f"{result.timings['wall_s']:.1f} s",
-                f"{result.timings['cpu_s']:.0f} s",
-                f"{result.timings['peak_rss_mb']:,.0f} MB",
-                result.headline.split(";")[0] if result.stage == "promote" else result.headline,
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in (1, 2, 3)), row[4]]) for row in rows
-    ]
-    rule = "-" * min(max(map(len, lines)), 110)
-    told = [f"run {run}", rule, lines[0], rule, *lines[1:], rule, f"stages took {spent:.0f} s"]
-    by_stage = {result.stage: result for result in results}
-    if "vet" in by_stage:
-        told.append(f"verdict     {by_stage['vet'].headline}")
-    promoted = by_stage.get("promote")
-    if promoted:
-        told.append(f"registry    {promoted.headline.split(';')[0]}")
-        if "manifest" in promoted.artifacts:
-            told.append(f"bundle      {promoted.artifact('manifest').parent}")
-            told.append(f"model card  {promoted.artifact('model_card')}")
-    return "\n".join(told) + "\n"
-
-
-def _started(value: str | None) -> datetime | None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line. Exit codes: 0 done, 2 something the user can mend."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
     try:
-        moment = datetime.fromisoformat(value) if value else None
-    except ValueError as error:
-        raise UserError(f"started is no ISO 8601 time: {value!r}") from error
-    return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment
+        area = arguments.experiments or configuration.load().storage.experiments
+        runs = run_history.read_all(area)
+        chosen = [run_history.find(runs, name, area) for name in getattr(arguments, "run", [])]
+        print(arguments.command(chosen if "run" in arguments else runs, arguments.json))
+    except UserError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser: one command for each thing to do."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--experiments", metavar="URI", help="folder of the runs; default: storage.experiments")
+    common.add_argument("--json", action="store_true", help="for machines")
+    parser = argparse.ArgumentParser(
+        prog="python -m mlapp.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="list|show|compare")
+    told = commands.add_parser("list", parents=[common], help="all runs, the newest first")
+    told.set_defaults(command=listed)
+    told = commands.add_parser("show", parents=[common], help="one run: settings, stages, verdict, paths")
+    told.add_argument("run", nargs=1, metavar="RUN")
+    told.set_defaults(command=shown)
+    told = commands.add_parser("compare", parents=[common], help="what differs between runs")
+    told.add_argument("run", nargs="+", metavar="RUN")
+    told.set_defaults(command=compared)
+    return parser
+
+
+def listed(runs: list[Run], as_json: bool) -> str:
+    """A line a run."""
+    return _dumped([_overview(run) for run in runs]) if as_json else run_pages.overview(runs)
+
+
+def shown(runs: list[Run], as_json: bool) -> str:
+    """One run."""
+    (run,) = runs
+    if not as_json:
+        return run_pages.details(run)
+    settings = {name: setting.model_dump() for name, setting in run.changed().items()}
+    stages = [stage.model_dump(mode="json") for stage in run.stages]
+    return _dumped({**_overview(run), "settings": settings, "stages": stages})
+
+
+def compared(runs: list[Run], as_json: bool) -> str:
+    """Several runs, each with the first."""
+    if not 2 <= len(runs) <= MOST_RUNS or len({run.name for run in runs}) < len(runs):
+        raise UserError(f"compare takes 2 to {MOST_RUNS} different runs, not {', '.join(run.name for run in runs)}")
+    if not as_json:
+        return run_pages.comparison(runs)
+    settings, rows = run_comparison.differing_settings(runs), run_comparison.rows(runs)
+    return _dumped({"runs": [_overview(run) for run in runs], "settings": settings, "metrics": _json_rows(rows)})
+
+
+def _overview(run: Run) -> dict[str, Any]:
+    accuracies = {who: run.accuracy(who) for who in ("teacher", "challenger")}
+    return {
+        "run": run.name,
+        "when": run.when.isoformat() if run.when else None,
+        "preset": run.preset,
+        "state": run.state,
+        "verdict": run.verdict,
+        "seconds": round(run.seconds, 1),
+        "folder": str(run.folder),
+        "damaged": run.damage,
+        **{
+            who: {"split": "test" if on_test else "validation", **metric.model_dump()} if metric else None
+            for who, (metric, on_test) in accuracies.items()
+        },
+    }
+
+
+def _json_rows(rows: list[run_comparison.Row]) -> list[dict[str, Any]]:
+    return [
+        {
+            "stage": row.stage,
+            "name": row.name,
+            "values": [metric.model_dump() if metric else None for metric in row.figures],
+            "differences": [by.model_dump() if by else None for by in row.differences()],
+        }
+        for row in rows
+    ]
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 if __name__ == "__main__":
-    run.main()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for a reader that wants the first lines only
+    main()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 Architecture = Literal["cnn3", "convnet"]
@@ -29,6 +29,44 @@ class Storage(Section):
     models: str = Field("models", description="models area: intermediate models and checkpoints")
     experiments: str = Field("experiments", description="one dated folder a run: resolved config and summary")
     registry: str = Field("production_models", description="vetted bundles and the pointer to the champion")
+
+
+class Tracking(Section):
+    """Weights & Biases and TensorBoard; changing this computes nothing again."""
+
+    wandb: Literal["auto", "offline", "online", "off"] = Field(
+        "auto",
+        description="Weights & Biases; auto: online if it has a key (WANDB_API_KEY or ~/.netrc), else offline, "
+        "in files that `wandb sync` can send later",
+    )
+    project: str = Field("mlapp", pattern=r"^[\w. -]{1,100}$", description="project in Weights & Biases")
+    entity: str | None = Field(
+        None, pattern=r"^[\w-]{1,64}$", description="user or team in Weights & Biases; unset: the key's own"
+    )
+    group: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,119}$",
+        description="the run's folder in the experiments area, and its group in Weights & Biases; "
+        "unset: the day and the name of the run",
+    )
+    tensorboard: bool = Field(True, description="write each stage's curves as TensorBoard event files")
+    patience_s: float = Field(
+        5.0,
+        ge=0,
+        le=60,
+        description="most seconds that a finished stage waits for Weights & Biases; three times as long after the last",
+    )
+    max_file_bytes: int = Field(
+        10_000_000,
+        ge=0,
+        description="model files up to this size are handed to Weights & Biases, larger ones by address",
+    )
+
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        """YAML takes ``off`` for false."""
+        return "off" if value is False else value
 
 
 class Data(Section):
@@ -204,6 +242,7 @@ class Config(BaseSettings):
     )
 
     storage: Storage = Storage()
+    tracking: Tracking = Tracking()
     data: Data = Data()
     quality: Quality = Quality()
     transform: Transform = Transform()

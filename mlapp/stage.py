@@ -55,6 +55,7 @@ class Stage(Generic[C]):
                 done = None if force or not self.cached else self.done(config, workdir, key)
                 if done is not None:
                     log.info("%s: nothing to do, valid result of %s at %s", self.name, done.finished, done.uri)
+                    tracking.reused(done)
                     return done
                 return self._compute(config, key, local, folder)
         except OSError as error:

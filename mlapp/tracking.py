@@ -7,7 +7,7 @@ trainer of each epoch. With nobody listening, telling costs nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,21 @@ class Tracker:
     """Takes what stages tell. Every method does nothing unless a subclass has a use for it."""
 
     def began(self, stage: str, key: str, config: Mapping[str, Any]) -> None:
-        """A stage starts to compute (one that finds a valid earlier result tells nothing)."""
+        """A stage starts to compute (one that finds a valid earlier result is `reused` instead)."""
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
         """Epoch ``number`` (from 1; for trees, a boosting round) ended with these ``figures``.
 
         Every trainer gives ``validation_accuracy`` (0..1); networks also loss, validation_loss, learning_rate, seconds.
         """
+
+    def trial(
+        self, name: str, parameters: Mapping[str, Any], history: Sequence[Mapping[str, float]], stopped_early: bool
+    ) -> None:
+        """A trial of a search ended: what it tried, and its figures an epoch, as `epoch` would have been given."""
+
+    def reused(self, result: StageResult) -> None:
+        """A valid earlier result stands: nothing was computed."""
 
     def ended(self, result: StageResult) -> None:
         """The stage is done and its result written."""
@@ -58,6 +66,18 @@ def began(stage: str, key: str, config: Mapping[str, Any]) -> None:
 def epoch(number: int, figures: Mapping[str, float]) -> None:
     """Tell how an epoch went."""
     _tell(lambda tracker: tracker.epoch(number, figures))
+
+
+def trial(
+    name: str, parameters: Mapping[str, Any], history: Sequence[Mapping[str, float]], stopped_early: bool = False
+) -> None:
+    """Tell how a trial of a search went, from the process of the search, once the trial is over."""
+    _tell(lambda tracker: tracker.trial(name, parameters, history, stopped_early))
+
+
+def reused(result: StageResult) -> None:
+    """Tell that a stage took an earlier result."""
+    _tell(lambda tracker: tracker.reused(result))
 
 
 def ended(result: StageResult) -> None:

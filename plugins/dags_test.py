@@ -36,7 +36,8 @@ class Progress:
         name = ti.task_id if ti.map_index < 0 else f"{ti.task_id} {ti.map_index + 1}"
         self.run_id = ti.run_id
         if task.task_id == SUMMARY:
-            task.tell = lambda line: None  # the same table that is shown when all is done
+            # The same table that is shown when all is done; only what a tracker complains of is told.
+            task.tell = lambda line: say(line) if "W&B" in line else None
         elif not task.task_type.startswith("_"):
             say(f"── {self._clock()}  {name}")
         done = self.run_task(ti=ti, task=task)

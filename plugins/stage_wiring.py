@@ -69,7 +69,7 @@ class Stages:
         """The task that ends a run: its table, in the run's own folder."""
         return self.one(
             "summarise",
-            "mlapp.experiments",
+            "mlapp.summary",
             results=results,
             started="{{ dag_run.start_date.isoformat() }}",
             workdir="{{ ti.xcom_pull('configure').removesuffix('/config.json') }}",

@@ -136,6 +136,15 @@ def test_a_missing_preset_is_told_with_those_that_exist(preset):
         load(preset)
 
 
+@pytest.mark.parametrize("value", ["off", False])
+def test_wandb_can_be_switched_off_in_yaml_and_in_json(value):
+    """YAML reads a bare ``off`` as false."""
+    assert load(overrides={"tracking.wandb": value}).tracking.wandb == "off"
+    assert load(overrides=configuration.parse_overrides(["tracking.wandb=off"])).tracking.wandb == "off"
+    with pytest.raises(UserError, match=r"tracking\.wandb: input should be 'auto', .* not True .from the overrides."):
+        load(overrides=configuration.parse_overrides(["tracking.wandb=on"]))
+
+
 @pytest.mark.parametrize(
     ("argument", "told"),
     [("training.epochs", "write an override as section.field=value"), ("=3", "write an"), ("a=[1", "is not YAML")],

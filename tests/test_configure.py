@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from mlapp import origins
 from mlapp.config import load
-from mlapp.configure import configure, main, read_conf, read_setting, resolve, run_folder
+from mlapp.configure import configure, folder_name, main, read_conf, read_setting, resolve, run_folder
 from mlapp.errors import UserError
+from mlapp.schema import Config, Tracking
 
 
 @pytest.mark.parametrize("conf", [{"training.epochs": 3}, {"training": {"epochs": 3}}])
@@ -31,10 +34,63 @@ def test_null_means_as_the_preset_says():
 
 def test_what_is_written_is_the_whole_configuration(tmp_path):
     uri = str(tmp_path / "run" / "config.json")
-    config = configure("smoke", {"distillation.widths": [0.3]}, uri)
+    config, _ = configure("smoke", {"distillation.widths": [0.3]}, uri)
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == config.model_dump(mode="json")
     assert read_setting(uri, "distillation.widths") == [0.3]
     assert read_setting(uri, "transform.limit") == 1000
+
+
+def test_each_settings_origin_is_kept_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLAPP_TRAINING__PATIENCE", "4")
+    monkeypatch.setenv("MLAPP_QUALITY", '{"max_leaked": 0.5}')
+    conf = {"distillation": {"widths": [0.3]}, "training.epochs": 5}
+    config, _ = configure("smoke", conf, str(tmp_path / "config.json"), run="manual__1", group="2026-01-01-manual-1")
+    text = (tmp_path / "origins.json").read_text()
+    kept = json.loads(text)
+    assert {name: kept[name] for name in ("run", "preset")} == {"run": "manual__1", "preset": "smoke"}
+    settings = kept["settings"]
+    assert settings["training.epochs"] == {"value": 5, "origin": "override"}
+    assert settings["distillation.widths"] == {"value": [0.3], "origin": "override"}
+    assert settings["training.patience"] == {"value": 4, "origin": "environment MLAPP_TRAINING__PATIENCE"}
+    assert settings["quality.max_leaked"] == {"value": 0.5, "origin": "environment MLAPP_QUALITY"}
+    assert settings["training.batch_size"] == {"value": 16, "origin": "preset smoke"}
+    assert settings["training.warmup"] == {"value": Config().training.warmup, "origin": "default"}
+    assert settings["tracking.group"] == {"value": "2026-01-01-manual-1", "origin": "run"}
+    assert {name: setting["value"] for name, setting in settings.items()} == origins.flat(config)
+    assert sum('"training.epochs"' in line for line in text.splitlines()) == 1
+    assert len(text.splitlines()) == len(settings) + 7
+
+
+def test_what_differs_from_the_defaults_is_told_by_its_origin(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLAPP_TRAINING__PATIENCE", "4")
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(f"training: {{epochs: 3, batch_size: {Config().training.batch_size}}}\n")
+    _, kept = configure(str(preset), {"data.name": "parts"}, str(tmp_path / "config.json"), group="g")
+    assert origins.summary(kept).splitlines() == [
+        f"preset {preset}: training.epochs=3",
+        "environment: training.patience=4",
+        "override: data.name=parts",
+    ]
+
+
+def test_a_long_list_is_broken_into_lines(tmp_path):
+    _, kept = configure("smoke", {}, str(tmp_path / "config.json"))
+    lines = origins.summary(kept).splitlines()
+    assert len(lines) > 2
+    assert max(map(len, lines)) <= 110
+    assert all(line.startswith("  ") for line in lines[1:])
+
+
+def test_a_group_that_is_set_names_the_runs_folder():
+    config = load("smoke", {"tracking.group": "mine", "storage.experiments": "/e"})
+    assert run_folder(config, "manual__1", "2026-01-01") == "/e/mine"
+
+
+def test_an_overlong_name_is_cut_to_one_of_its_own():
+    names = {folder_name(f"{'x' * 200}{number}", "2026-01-01") for number in range(2)}
+    assert len(names) == 2
+    assert all(name.startswith("2026-01-01-xxx") and len(name) == 100 for name in names)
+    Tracking(group=names.pop())
 
 
 def test_nothing_is_written_when_a_setting_is_wrong(tmp_path):
@@ -87,7 +143,7 @@ def test_the_command_keeps_the_configuration_in_the_runs_folder_and_says_where(t
     answer = tmp_path / "answer"
     conf = json.dumps({"preset": "smoke", "storage.experiments": str(tmp_path / "e"), "training.epochs": None})
     began = time.monotonic()
-    subprocess.run(
+    done = subprocess.run(
         [
             sys.executable,
             "-m",
@@ -98,7 +154,37 @@ def test_the_command_keeps_the_configuration_in_the_runs_folder_and_says_where(t
             f"--uri-to={answer}",
         ],
         check=True,
+        capture_output=True,
+        text=True,
     )
     assert time.monotonic() - began < 5
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("preset smoke: ")
+    assert lines[-2:] == [f"override: storage.experiments={tmp_path / 'e'}", f"configuration: {answer.read_text()}"]
     assert answer.read_text() == str(tmp_path / "e" / "2026-01-01-r-1" / "config.json")
     assert read_setting(answer.read_text(), "transform.limit") == 1000
+    assert read_setting(answer.read_text(), "tracking.group") == "2026-01-01-r-1"
+
+
+def test_a_run_takes_up_the_settings_of_data_that_are_prepared_already(tmp_path: Path) -> None:
+    """Given a data run with settings of its own, when a training takes it up, then only its conf may change them."""
+    prepared = {"transform.limit": 500, "transform.seed": 3, "training.epochs": 7}
+    configure("quick", prepared, str(tmp_path / "data" / "config.json"))
+    main(
+        [
+            *("--preset", "smoke", "--conf", '{"transform.seed": 4}', "--to", str(tmp_path / "config.json")),
+            f"--data-of={tmp_path / 'data' / 'config.json'}",
+        ]
+    )
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["transform"]["limit"], config["transform"]["seed"], config["training"]["epochs"]) == (500, 4, 2)
+    kept = json.loads((tmp_path / "origins.json").read_text())["settings"]
+    assert kept["transform.limit"]["origin"] == "data as announced"
+    assert kept["transform.seed"]["origin"] == "override"
+
+
+def test_what_is_no_configuration_of_data_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([f"--data-of={tmp_path / 'nowhere.json'}", "--to", str(tmp_path / "config.json")])
+    assert stop.value.code == 2
+    assert "is not the configuration of a run" in capsys.readouterr().err

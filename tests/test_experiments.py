@@ -1,49 +1,246 @@
-"""The run's table says what a person wants to know first."""
+"""What a person sees of earlier runs: complete ones, broken-off ones, damaged ones."""
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
-import planted
 import pytest
 
-from mlapp import experiments
-from mlapp.errors import UserError
-from mlapp.result import StageResult
+from mlapp import run_record, storage
+from mlapp.configure import configure
+from mlapp.experiments import main
+from mlapp.result import Metric
+from mlapp.run_comparison import difference
+from mlapp.run_record import StageRecord
+from mlapp.statistics import proportion
+
+TIMINGS = {"wall_s": 100.0, "cpu_s": 150.0, "peak_rss_mb": 1234.5}
+
+
+def make(area: Path, name: str, conf: dict[str, Any], *stages: StageRecord, preset: str = "smoke") -> Path:
+    """A run's folder with these stages."""
+    folder = area / name
+    configure(preset, conf, str(folder / "config.json"), run=f"manual__{name}", group=name)
+    for stage in stages:
+        run_record.write(storage.at(folder), stage)
+    return folder
+
+
+def stage(name: str, state: str = "done", minute: int = 0, **told: Any) -> StageRecord:
+    given: dict[str, Any] = {
+        "key": f"{name}{'0' * 64}"[:64],
+        "began": f"2026-01-01T12:{minute:02}:00+00:00",
+        "timings": TIMINGS if state in ("done", "reused") else {},
+        "result": f"/models/{name}/result.json",
+        **told,
+    }
+    return StageRecord(stage=name, state=state, **given)
+
+
+def chain(right: int) -> list[StageRecord]:
+    """The stages of a run whose challenger is right on so many of 10,000 test images."""
+    found = proportion(right, 10_000)
+    return [
+        stage("transform", "reused", 0),
+        stage("train", "done", 1, metrics={"float32.validation_accuracy": proportion(right // 2, 5000)}),
+        stage("distill", "done", 2, config={"widths": [0.5]}, metrics={"epochs": Metric(value=4)}),
+        stage("choose", "done", 3, metrics={"validation_accuracy": proportion(right // 2, 5000)}),
+        stage(
+            "vet",
+            "done",
+            4,
+            headline=f"promote: {right / 100:.2f} % on 10,000 test images",
+            metrics={"teacher.test_accuracy": proportion(9000, 10_000), "challenger.test_accuracy": found},
+        ),
+    ]
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> list[StageResult]:
-    made = []
-    for stage in ("extract", "train", "distill", "distill", "vet"):
-        folder = tmp_path / f"{stage}-{len(made)}"
-        folder.mkdir()
-        made.append(planted.result(folder, stage, {}))
-    return made
+def area(tmp_path: Path) -> Path:
+    """Two complete runs, one that failed, one that was vetted by nobody, one damaged."""
+    area = tmp_path / "experiments"
+    first = make(area, "2026-01-01-a", {"training.epochs": 3}, *chain(9000))
+    second = make(area, "2026-01-02-b", {"training.epochs": 5}, *chain(9200))
+    for folder in (first, second):
+        (folder / "summary.json").write_text("{}")
+    make(area, "2026-01-03-c", {}, *chain(9000)[:2], stage("distill", "failed", 9, reason="the loss is nan"))
+    make(area, "2026-01-04-d", {}, *chain(9100)[:4], preset="quick")
+    damaged = make(area, "2026-01-05-e", {}, *chain(9000)[:2])
+    (damaged / "origins.json").write_text("{")
+    (damaged / "stages" / "train-train000" / "stage.json").write_text("[]")
+    (area / "notes.txt").touch()
+    return area
 
 
-def summarise(folder: Path, results: list[StageResult], **settings: str) -> str:
-    config = experiments.SummaryConfig(results=tuple(result.uri for result in results), **settings)
-    return experiments.run(config, folder / "summary").local("summary.txt").read_text(encoding="utf-8")
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    main(list(arguments))
+    return capsys.readouterr().out
 
 
-def test_the_table_has_a_line_a_stage_and_the_verdict(tmp_path: Path, results: list[StageResult]) -> None:
-    text = summarise(tmp_path, results, run="manual-1")
-    lines = text.splitlines()
-    assert lines[0] == "run manual-1"
-    assert sum(line.startswith("distill") for line in lines) == 2
-    assert any(line.startswith("verdict") and "vet in vet-4" in line for line in lines)
-    assert "stages took 5 s" in text
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error.removeprefix("python -m mlapp.experiments: error: ").rstrip()
 
 
-def test_results_older_than_the_run_are_told_as_reused(tmp_path: Path, results: list[StageResult]) -> None:
-    text = summarise(tmp_path, results, started="2026-08-26T12:00:01+00:00")
-    assert text.count("reused") == 5
-    assert "stages took 0 s" in text
-    assert "reused" not in summarise(tmp_path, results, started="2026-08-26T11:59:59+00:00")
-    assert summarise(tmp_path, results, started="2026-08-26T12:00:01").count("reused") == 5  # no zone means UTC
+def test_the_list_has_a_line_a_run_with_how_it_went(area: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, "list", f"--experiments={area}")
+    lines = {line.split()[0]: line for line in text.splitlines()}
+    assert max(map(len, text.splitlines())) <= 120
+    assert re.split("  +", lines["2026-01-02-b"])[2:] == [
+        "smoke",
+        "done",
+        "90.00 %",
+        "92.00 %",
+        "promote",
+        "6 min 40 s",
+    ]
+    assert "distill failed" in lines["2026-01-03-c"]
+    assert "~91.00 %" in lines["2026-01-04-d"]
+    assert "quick" in lines["2026-01-04-d"]
+    assert text.splitlines()[-1] == "damaged: 2026-01-05-e: cannot read origins.json, stages/train-train000"
+    assert "notes.txt" not in text
 
 
-def test_a_time_that_is_none_is_told(tmp_path: Path, results: list[StageResult]) -> None:
-    with pytest.raises(UserError, match="started is no ISO 8601 time: 'yesterday'"):
-        summarise(tmp_path, results, started="yesterday")
+def test_show_tells_settings_with_origin_stages_verdict_and_paths(
+    area: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = told(capsys, "show", "2026-01-02", f"--experiments={area}")
+    lines = [line.split() for line in text.splitlines()]
+    assert ["training.epochs", "5", "override", "8"] in lines
+    assert ["transform.limit", "1000", "preset", "smoke", "null"] in lines
+    assert ["distill", "0.5", "done", "100.0", "s", "150", "s", "1,234", "MB"] in lines
+    assert "verdict     promote: 92.00 % on 10,000 test images" in text.splitlines()
+    assert ["vet", "/models/vet"] in lines
+
+
+def test_show_tells_where_a_run_stopped_and_why(area: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, "show", "2026-01-03-c", f"--experiments={area}")
+    assert "state       distill failed" in text
+    assert "why         the loss is nan" in text
+
+
+def test_compare_tells_differing_settings_and_figures_with_intervals(
+    area: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = told(capsys, "compare", "2026-01-01", "2026-01-02", f"--experiments={area}")
+    lines = [line.split() for line in text.splitlines()]
+    assert ["training.epochs", "3", "5"] in lines
+    assert not [line for line in lines if line[:1] in (["tracking.group"], ["training.width"])]
+    (row,) = [line for line in text.splitlines() if line.startswith("  challenger.test_accuracy")]
+    assert row.split(maxsplit=1)[1].strip() == (
+        "90.00 % [89.40, 90.57]  92.00 % [91.45, 92.52]  +2.00 pp [+1.21, +2.79]"
+    )
+    assert "teacher.test_accuracy" not in text
+    assert re.split("  +", text.splitlines()[2])[1:] == [
+        "2026-01-02-b",
+        "smoke",
+        "done",
+        "90.00 %",
+        "92.00 %",
+        "promote",
+    ]
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_more_than_two_are_compared_with_the_first(area: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("2026-01-01", "2026-01-02", "2026-01-04")
+    text = told(capsys, "compare", *names, f"--experiments={area}")
+    (row,) = [line for line in text.splitlines() if line.startswith("  challenger.test_accuracy")]
+    assert re.split("  +", row.strip())[1:] == ["90.00 %", "92.00 % (+2.00 pp*)"]
+    (row,) = [line for line in text.splitlines() if line.startswith("  float32.validation_accuracy")]
+    assert re.split("  +", row.strip())[1:] == ["90.00 %", "92.00 % (+2.00 pp*)", "91.00 % (+1.00 pp)"]
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_runs_on_other_data_are_told_as_such(area: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "different data" not in told(capsys, "compare", "2026-01-01", "2026-01-02", f"--experiments={area}")
+    make(area, "2026-01-06-f", {}, stage("transform", key="1" * 64))
+    assert "different data" in told(capsys, "compare", "2026-01-01", "2026-01-06", f"--experiments={area}")
+
+
+def test_a_difference_has_newcombes_interval() -> None:
+    """The worked example of Newcombe (1998), table II, example (a): 56/70 less 48/80, method 10."""
+    by = difference(proportion(48, 80), proportion(56, 70))
+    assert (by.value, by.low, by.high) == (
+        pytest.approx(0.2),
+        pytest.approx(0.0524, abs=5e-5),
+        pytest.approx(0.3339, abs=5e-5),
+    )
+    assert difference(Metric(value=1), Metric(value=3)).low is None
+
+
+def test_json_is_for_machines(area: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = (f"--experiments={area}", "--json")
+    runs = {run["run"]: run for run in json.loads(told(capsys, "list", *flags))}
+    assert runs["2026-01-02-b"]["challenger"]["value"] == 0.92
+    assert runs["2026-01-04-d"]["challenger"]["split"] == "validation"
+    assert runs["2026-01-05-e"]["damaged"] == ["origins.json", "stages/train-train000"]
+    shown = json.loads(told(capsys, "show", "2026-01-02", *flags))
+    assert shown["settings"]["training.epochs"] == {"value": 5, "origin": "override"}
+    compared = json.loads(told(capsys, "compare", "2026-01-01", "2026-01-02", *flags))
+    assert compared["settings"]["training.epochs"] == [3, 5]
+    (row,) = [row for row in compared["metrics"] if row["name"] == "challenger.test_accuracy"]
+    assert row["differences"][0]["value"] == pytest.approx(0.02)
+
+
+def test_latest_is_the_newest_run(area: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    origins = area / "2026-01-03-c" / "origins.json"
+    origins.write_text(origins.read_text().replace('"configured": "20', '"configured": "21'))
+    assert "2026-01-03-c" in told(capsys, "show", "latest", f"--experiments={area}").splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["show", "2026-01-02-x"], "no run '2026-01-02-x' in {area}: did you mean 2026-01-02-b?"),
+        (["show", "2026-01-0"], "2026-01-0 fits 5 runs: 2026-01-0"),
+        (["compare", "2026-01-01"], "compare takes 2 to 5 different runs, not 2026-01-01-a"),
+        (["compare", "2026-01-01", "2026-01-01-a"], "compare takes 2 to 5 different runs"),
+        (["list", "--experiments=/nowhere"], "no experiments at /nowhere: give --experiments URI, or run something"),
+        (["show", "x", "--experiments={area}/2026-01-01-a/stages/vet-vet00000"], "no runs at "),
+    ],
+)
+def test_what_cannot_be_found_is_one_line(
+    area: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], error: str
+) -> None:
+    flags = [argument.format(area=area) for argument in arguments]
+    default = [] if "experiments" in flags[-1] else [f"--experiments={area}"]
+    assert refused(capsys, *flags, *default).startswith(error.format(area=area))
+
+
+def test_an_empty_area_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, "list", f"--experiments={tmp_path}") == "no runs yet\n"
+
+
+def test_long_names_are_cut_but_never_to_another_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"2026-01-01-manual-{'x' * 60}{letter}-{'y' * 20}" for letter in "ab"]
+    for name in names:
+        make(tmp_path, name, {})
+    lines = told(capsys, "list", f"--experiments={tmp_path}").splitlines()[1:]
+    for line in lines:
+        shown = line.split("…")[0].split()[0]
+        assert sum(name.startswith(shown) for name in names) == 1
+
+
+def test_the_command_is_quick_and_can_be_cut_short_by_a_pipe(area: Path) -> None:
+    began = time.process_time()
+    done = subprocess.run(
+        f"{sys.executable} -m mlapp.experiments list --experiments={area} | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.process_time() - began < 5
+    assert done.stdout.startswith("run ")
+    assert done.stderr == ""

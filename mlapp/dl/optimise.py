@@ -50,7 +50,6 @@ def optimise(
     checkpoints = Checkpoints(parent, _fingerprint(model, config, train), model, optimizer)
     progress = checkpoints.restore()
     step_function = _step_function(model, loss, optimizer, config.weight_decay)
-    board = tf.summary.create_file_writer(str(vertex_folder("AIP_TENSORBOARD_LOG_DIR", folder / "tensorboard")))
     try:
         while len(progress.history) < config.epochs and progress.waited < config.patience:
             _run_epoch(progress, step_function, optimizer, train, config)
@@ -58,9 +57,6 @@ def optimise(
                 if after_epoch:
                     after_epoch()
                 is_best = _close_epoch(progress, model, validation, optimizer, config, eligible_from)
-                with board.as_default(step=len(progress.history)):
-                    for name, value in progress.history[-1].items():
-                        tf.summary.scalar(name, value)
                 checkpoints.save(progress, is_best=is_best)
             tracking.epoch(len(progress.history), progress.history[-1])
     except Terminated:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mlapp import storage
+from mlapp import run_record, storage
 from mlapp.config import read_preset
 from mlapp.result import StageResult
 from tests.e2e.workspace import PRESET, Ran
+from tests.trackers import wandb_files
 
 STAGES = ["extract", "validate", "transform", "train", "distill", "prune", "choose", "vet", "promote"]
 
@@ -51,6 +52,22 @@ def test_the_run_is_kept_in_a_dated_folder(workspace, first):
     table = (run / "summary.txt").read_text()
     assert [line.split()[0] for line in table.splitlines() if line.split() and line.split()[0] in STAGES] == STAGES
     assert str(workspace.folder / "registry" / "fashion_mnist") in table
+
+
+def test_every_stage_is_recorded_in_the_runs_folder_and_is_a_run_of_its_group(workspace, first):
+    run = workspace.runs()[0]
+    records, damaged = run_record.read(storage.at(run))
+    assert not damaged
+    assert [(record.stage, record.state) for record in records] == [(name, "done") for name in [*STAGES, "summarise"]]
+    assert workspace.run("python", "-m", "mlapp.trackers.wandb_writer", str(run)).code == 0  # had the machine no time
+    kept = wandb_files.runs(run)
+    assert {entry.job_type for entry in kept} == {*STAGES, "summarise"}
+    assert {entry.group for entry in kept} == {run.name}
+    (trained,) = [entry for entry in kept if entry.job_type == "train"]
+    assert len(trained.curve("validation_accuracy")) == read_preset(PRESET)["training"]["epochs"]
+    listed = workspace.run("python", "-m", "mlapp.experiments", "list", f"--experiments={run.parent}")
+    assert run.name in listed.output
+    assert "done" in listed.output
 
 
 def test_tasks_hand_on_uris_of_results_and_never_data(workspace, first):

@@ -1,0 +1,115 @@
+"""Where each setting of a run comes from: shown when the run is configured, and kept beside its configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, ValidationError
+from upath import UPath
+
+from mlapp import config as configuration
+from mlapp.errors import UserError
+from mlapp.schema import Config, Section
+
+ORIGINS = "origins.json"
+DEFAULT, RUN, DATA = "default", "run", "data as announced"
+WIDTH = 110
+
+
+class Setting(Section):
+    """One value, and who set it.
+
+    That is ``default``, ``preset NAME``, ``environment MLAPP_…``, ``data as announced``, ``override`` or ``run``.
+    """
+
+    value: Any
+    origin: str
+
+
+class Origins(Section):
+    """The content of `origins.json`: how a run was configured, and every setting by its dotted name."""
+
+    run: str = Field(description="name of the run, as its scheduler gave it")
+    preset: str
+    configured: str = Field(description="when, ISO 8601 in UTC")
+    settings: dict[str, Setting]
+
+    def changed(self) -> dict[str, Setting]:
+        """The settings that someone chose otherwise than the schema's default."""
+        usual = flat(Config())
+        return {
+            name: setting
+            for name, setting in self.settings.items()
+            if setting.value != usual.get(name) and setting.origin != RUN
+        }
+
+    def text(self) -> str:
+        """JSON with one setting a line, so that a person can read it and `diff` can compare it."""
+        head = json.dumps({"run": self.run, "preset": self.preset, "configured": self.configured}, indent=2)
+        lines = [f"    {json.dumps(name)}: {setting.model_dump_json()}" for name, setting in self.settings.items()]
+        return head.removesuffix("\n}") + ',\n  "settings": {\n' + ",\n".join(lines) + "\n  }\n}\n"
+
+
+def settings_of(config: Config, layers: Mapping[str, Mapping[str, Any]]) -> dict[str, Setting]:
+    """Every setting of a configuration with the layer that it was taken from."""
+    return {
+        name: Setting(value=value, origin=_told(name, configuration.layer_of(name.split("."), layers)))
+        for name, value in flat(config).items()
+    }
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """The values of a configuration by dotted name, as JSON holds them."""
+    sections = config.model_dump(mode="json")
+    return {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
+
+
+def read(folder: UPath) -> Origins | None:
+    """The origins kept in a run's folder; None where there are none, a `UserError` where they cannot be read."""
+    path = folder / ORIGINS
+    try:
+        return Origins.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not of this version, or damaged") from error
+
+
+def summary(origins: Origins) -> str:
+    """What is not at its default, in a paragraph for each origin."""
+    by_origin: dict[str, list[str]] = {}
+    for name, setting in origins.changed().items():
+        group = setting.origin.split(" MLAPP_")[0]
+        by_origin.setdefault(group, []).append(f"{name}={compact(setting.value)}")
+    return "\n".join(
+        textwrap.fill(
+            f"{origin}: {'  '.join(named)}",
+            width=WIDTH,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for origin, named in sorted(by_origin.items(), key=lambda entry: _rank(entry[0]))
+    )
+
+
+def compact(value: Any) -> str:
+    """A value as one would write it in an override, without spaces."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _rank(origin: str) -> int:
+    """The layers' own order, the lowest first."""
+    return ["preset", "environment", "data", "override"].index(origin.split(" ", maxsplit=1)[0])
+
+
+def _told(name: str, layer: str | None) -> str:
+    if layer == configuration.ENVIRONMENT:
+        variable = f"MLAPP_{name.replace('.', '__').upper()}"
+        given = {name.upper() for name in os.environ}
+        return f"environment {variable if variable in given else variable.split('__', maxsplit=1)[0]}"
+    return {None: DEFAULT, configuration.OVERRIDES: "override"}.get(layer, str(layer))

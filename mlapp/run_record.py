@@ -1,0 +1,87 @@
+"""What a run's folder in the experiments area says of each stage: small readable copies that outlive work directories.
+
+``stages/<stage>-<key>/stage.json`` is the `StageRecord`; beside it lie the curves (history.csv) and copies of the
+stage's small readable artifacts.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from upath import UPath
+
+from mlapp import storage
+from mlapp.result import Metric, Record
+
+RECORD, STAGES, HISTORY = "stage.json", "stages", "history.csv"
+State = Literal["running", "done", "reused", "failed", "stopped"]
+
+
+class StageRecord(Record):
+    """The content of `stage.json`."""
+
+    stage: str
+    key: str = ""
+    state: State = "running"
+    reason: str = Field("", description="why it failed or stopped")
+    headline: str = ""
+    began: str = Field(description="when, ISO 8601 in UTC")
+    ended: str | None = None
+    result: str = Field("", description="URI of its result.json")
+    process: str = Field("", description="host and process id, to tell a running stage from one that was killed")
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    timings: dict[str, float] = Field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def folder_name(self) -> str:
+        """Its folder within ``stages/``; the same for each attempt at the same work."""
+        return f"{self.stage}-{self.key[:8]}" if self.key else self.stage
+
+    @property
+    def label(self) -> str:
+        """The stage, with what tells it from others of its kind within one run."""
+        return label(self.stage, self.config)
+
+    @property
+    def state_now(self) -> str:
+        """The state, where a stage that says it runs is looked for among the processes of this machine."""
+        if self.state != "running":
+            return self.state
+        host, _, pid = self.process.rpartition(":")
+        return "broken off" if host == socket.gethostname() and not os.path.exists(f"/proc/{pid}") else "running"
+
+
+def label(stage: str, config: Mapping[str, Any]) -> str:
+    """A stage's name, with the width of a student or the sparsity of a pruning, of which a run has several."""
+    told = {"distill": config.get("widths"), "prune": config.get("sparsities")}.get(stage)
+    return f"{stage} {'+'.join(f'{value:g}' for value in told)}" if told else stage
+
+
+def this_process() -> str:
+    """The process that a record is of."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def write(folder: UPath, record: StageRecord) -> UPath:
+    """Write a stage's record into a run's folder; returns the stage's folder there."""
+    place = folder / STAGES / record.folder_name
+    storage.write_text(place / RECORD, record.model_dump_json(indent=2) + "\n")
+    return place
+
+
+def read(folder: UPath) -> tuple[list[StageRecord], list[str]]:
+    """The records in a run's folder in the order in which the stages began, and what could not be read."""
+    records, damaged = [], []
+    stages = folder / STAGES
+    for place in sorted(stages.iterdir(), key=lambda path: path.name) if stages.is_dir() else []:
+        try:
+            records.append(StageRecord.model_validate_json((place / RECORD).read_text(encoding="utf-8")))
+        except (OSError, ValidationError, UnicodeDecodeError):
+            damaged.append(f"{STAGES}/{place.name}")
+    return sorted(records, key=lambda record: record.began), damaged

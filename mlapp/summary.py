@@ -1,0 +1,87 @@
+"""Summarise a run: the table that a person reads, kept in the run's folder."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import Field
+
+from mlapp import storage
+from mlapp.errors import UserError
+from mlapp.result import Outcome, ResultUris, StageResult
+from mlapp.schema import Section
+from mlapp.stage import stage
+
+
+class SummaryConfig(Section):
+    """What to summarise."""
+
+    results: ResultUris = Field(min_length=1, description="results of the run's stages, in the order of the table")
+    started: str | None = Field(
+        None, description="when the run began (ISO 8601, UTC unless it says): older results are told as reused"
+    )
+    run: str = Field("run", description="name of the run")
+
+
+@stage("summarise", area="experiments", cached=False)
+def run(config: SummaryConfig, workdir: Path) -> Outcome:
+    """Write the run's table as text and as JSON."""
+    results = [StageResult.load(uri) for uri in config.results]
+    text = table(results, _started(config.started), config.run)
+    storage.write_text(workdir / "summary.txt", text)
+    content = [
+        result.model_dump(mode="json", include={"stage", "headline", "timings", "metrics"}) | {"uri": result.uri}
+        for result in results
+    ]
+    storage.write_text(workdir / "summary.json", json.dumps({"run": config.run, "stages": content}, indent=2))
+    print(f"\n{text}", flush=True)
+    names = ("summary.txt", "summary.json")
+    return Outcome(artifacts={name: workdir / name for name in names}, headline=f"{len(results)} stages")
+
+
+def table(results: list[StageResult], started: datetime | None, run: str) -> str:
+    """The run in about a hundred columns: a line a stage, then the verdict and where the champion lies."""
+    rows = [("stage", "time", "CPU", "peak", "key metric")]
+    spent = 0.0
+    for result in results:
+        reused = started is not None and datetime.fromisoformat(result.finished) < started
+        spent += 0 if reused else result.timings["wall_s"]
+        rows.append(
+            (
+                result.stage,
+                "reused" if reused else f"{result.timings['wall_s']:.1f} s",
+                f"{result.timings['cpu_s']:.0f} s",
+                f"{result.timings['peak_rss_mb']:,.0f} MB",
+                result.headline.split(";")[0] if result.stage == "promote" else result.headline,
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in (1, 2, 3)), row[4]]) for row in rows
+    ]
+    rule = "-" * min(max(map(len, lines)), 110)
+    told = [f"run {run}", rule, lines[0], rule, *lines[1:], rule, f"stages took {spent:.0f} s"]
+    by_stage = {result.stage: result for result in results}
+    if "vet" in by_stage:
+        told.append(f"verdict     {by_stage['vet'].headline}")
+    promoted = by_stage.get("promote")
+    if promoted:
+        told.append(f"registry    {promoted.headline.split(';')[0]}")
+        if "manifest" in promoted.artifacts:
+            told.append(f"bundle      {promoted.artifact('manifest').parent}")
+            told.append(f"model card  {promoted.artifact('model_card')}")
+    return "\n".join(told) + "\n"
+
+
+def _started(value: str | None) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(value) if value else None
+    except ValueError as error:
+        raise UserError(f"started is no ISO 8601 time: {value!r}") from error
+    return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment
+
+
+if __name__ == "__main__":
+    run.main()

@@ -1,0 +1,61 @@
+"""Figures and tables as plain text, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlapp.result import Metric
+
+WIDTH = 120
+PER_CENT = " %"
+SHARES = ("accuracy", "recall", "difference_to")
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), indent: str = "") -> str:
+    """Columns of equal width, two spaces apart; those numbered in ``right`` are flush right. Long lines are cut."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append(cut((indent + "  ".join(cells)).rstrip(), WIDTH))
+    return "\n".join(lines)
+
+
+def cut(text: str, width: int) -> str:
+    """The text, or as much of it as fits."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def duration(seconds: float) -> str:
+    """A time as one would say it."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def figure(name: str, metric: Metric, *, signed: bool = False, interval: bool = True) -> str:
+    """A metric by its name's meaning, with its interval: shares in per cent, sizes in kilobytes.
+
+    ``signed`` is for a difference: of shares, it is in percentage points.
+    """
+    scale, digits, unit = _manner(name, metric)
+    manner = f"{'+' if signed else ''}z,.{digits}f"  # z: no minus before a zero
+    told = f"{metric.value * scale:{manner}}{' pp' if signed and unit == PER_CENT else unit}"
+    if interval and metric.low is not None and metric.high is not None:
+        told += f" [{metric.low * scale:{manner}}, {metric.high * scale:{manner}}]"
+    return told
+
+
+def _manner(name: str, metric: Metric) -> tuple[float, int, str]:
+    if any(share in name for share in SHARES):
+        return 100, 2, PER_CENT
+    if metric.unit == "B":
+        return 1e-3, 1, " KB"
+    if metric.unit == "s":
+        return 1, 1, " s"
+    whole = float(metric.value).is_integer() or abs(metric.value) >= 1000
+    return 1, 0 if whole else 2, f" {metric.unit}" if metric.unit else ""

@@ -1,0 +1,1 @@
+"""The trackers behind `mlapp.tracking`: the run's own folder, TensorBoard, Weights & Biases."""

@@ -1,0 +1,72 @@
+"""TensorBoard: each epoch's figures as scalars in event files, for any trainer, without importing TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlapp.tracking import Tracker
+
+
+class TensorBoard(Tracker):
+    """Writes into ``folder``; a stage that trains several models one after another gets a subfolder for each more.
+
+    A stage that is taken up again goes on in a second file of the same folder, which TensorBoard reads as one curve.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._series, self._last = 1, 0
+        self._records: Any = None
+
+    def epoch(self, number: int, figures: Mapping[str, float]) -> None:
+        """One scalar a figure, on disk at once."""
+        if number <= self._last:
+            self._series += 1
+            self._close()
+        self._last = number
+        if self._records is None:
+            self._open()
+        self._write(step=number, summary=_scalars(figures))
+
+    def ended(self, result: object) -> None:
+        """Close the file."""
+        self._close()
+
+    def failed(self, reason: str) -> None:
+        """Close the file."""
+        self._close()
+
+    def _open(self) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder = self.folder if self._series == 1 else self.folder / str(self._series)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{socket.gethostname()}.{os.getpid()}.{self._series}"
+        self._records = RecordWriter((folder / name).open("ab"))
+        self._write(file_version="brain.Event:2")
+
+    def _write(self, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
+        self._records.flush()
+
+    def _close(self) -> None:
+        if self._records is not None:
+            self._records.close()
+        self._records = None
+
+
+def _scalars(figures: Mapping[str, float]) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+
+    summary = Summary()
+    for name, value in figures.items():
+        summary.MergeFrom(scalar_pb(name, value))
+    return summary
