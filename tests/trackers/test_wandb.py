@@ -154,7 +154,10 @@ def test_a_retry_goes_on_with_the_run_of_the_attempt_that_broke_off(place: Place
     process.stdout.readline()
     process.kill()
     process.communicate()
-    assert place.run(*LASTING, PATIENT).code == 0
+    (spool,) = place.work.glob("wandb/spool/*.jsonl")
+    with spool.open("a") as stream:
+        stream.write('{"event": "epoch", "numb')  # killed in the middle of a line
+    assert place.run(PATIENT, *LASTING).code == 0
     (kept,) = place.runs
     assert kept.curve("loss") == [(1, 1.0), (1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
     assert [row["_step"] for row in kept.history] == [0, 1, 2, 3, 4]
