@@ -58,9 +58,12 @@ class StageRecord(Record):
 
 
 def label(stage: str, config: Mapping[str, Any]) -> str:
-    """A stage's name, with the width of a student or the sparsity of a pruning, of which a run has several."""
-    told = {"distill": config.get("widths"), "prune": config.get("sparsities")}.get(stage)
-    return f"{stage} {'+'.join(f'{value:g}' for value in told)}" if told else stage
+    """A stage's name, with what a run has several of: a student's width, a sparsity, the trainer that is tuned."""
+    field = {"distill": "widths", "prune": "sparsities", "tune": "trainer"}.get(stage, "")
+    told = config.get(field)
+    if isinstance(told, list | tuple):
+        told = "+".join(f"{value:g}" for value in told)
+    return f"{stage} {told}" if told else stage
 
 
 def this_process() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,14 @@ class Listening(Tracker):
 
     def ended(self, result: StageResult) -> None:
         self.heard.append(("ended", result.uri))
+
+    def reused(self, result: StageResult) -> None:
+        self.heard.append(("reused", result.uri))
+
+    def trial(
+        self, name: str, parameters: Mapping[str, Any], history: Sequence[Mapping[str, float]], stopped_early: bool
+    ) -> None:
+        self.heard.append((name, parameters, history, stopped_early))
 
     def failed(self, reason: str) -> None:
         self.heard.append(("failed", reason))
@@ -69,12 +77,20 @@ def test_what_stops_a_run_passes_through() -> None:
         tracking.epoch(1, {})
 
 
-def test_a_stage_tells_of_its_beginning_and_its_end_but_not_of_a_reused_result(tmp_path: Path) -> None:
+def test_a_search_tells_of_its_trials() -> None:
+    listening = Listening()
+    with tracked_by(listening):
+        tracking.trial("trial-1", {"width": 0.5}, [{"validation_accuracy": 0.5}])
+    assert listening.heard == [("trial-1", {"width": 0.5}, [{"validation_accuracy": 0.5}], False)]
+
+
+def test_a_stage_tells_of_its_beginning_and_its_end_or_that_an_earlier_result_stands(tmp_path: Path) -> None:
     listening = Listening()
     with tracked_by(listening):
         result = run(Tiny(text="abc"), tmp_path)
         run(Tiny(text="abc"), tmp_path)
-    assert listening.heard == [("began", "tiny", result.key, result.config), ("ended", result.uri)]
+    began = ("began", "tiny", result.key, result.config)
+    assert listening.heard == [began, ("ended", result.uri), ("reused", result.uri)]
 
 
 def test_a_stage_that_fails_says_so(tmp_path: Path) -> None:

@@ -52,7 +52,9 @@ class SideProcess:
     def _killed(self) -> bool:
         with self._lock:
             self._cancelled = True
-            if self._process is None or self._process.poll() is not None:
+            if self._process is None:
+                return True  # it never came to be
+            if self._process.poll() is not None:
                 return False
             os.killpg(self._process.pid, signal.SIGKILL)
             return True

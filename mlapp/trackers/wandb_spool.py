@@ -59,6 +59,9 @@ class WeightsAndBiases(Tracker):
         self._spool.parent.mkdir(parents=True, exist_ok=True)
         if last_event(self._spool) == "ended":
             self._spool.unlink()
+        elif self._spool.exists() and not self._spool.read_bytes().endswith(b"\n"):
+            with self._spool.open("a", encoding="utf-8") as stream:
+                stream.write("\n")  # the last line was cut off with its stage
         settings = self.settings.model_dump(mode="json")
         self._append("began", id=run, stage=stage, key=key, config=config, settings=settings, at=_now())
         arguments = [str(self.folder), f"--run={run}", *self._copy_to]
@@ -115,9 +118,9 @@ def last_event(spool: Path) -> str | None:
     """The kind of the last whole line of a spool, if there is one."""
     if not spool.exists():
         return None
-    lines = spool.read_bytes().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith(b"\n")]
-    return re.match(rb'\{"event": "(\w+)"', whole[-1])[1].decode() if whole else None  # type: ignore[index]
+    whole = [line for line in spool.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    kind = re.match(rb'\{"event": "(\w+)"', whole[-1]) if whole else None
+    return kind[1].decode() if kind else None
 
 
 def _described(name: str, artifact: Artifact, result: StageResult) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mlapp import storage
 from mlapp.trackers.wandb_run import WandbRun
@@ -95,7 +95,7 @@ class Growing:
             stream.seek(self._read)
             lines = [line for line in stream if line.endswith(b"\n")]
         self._read += sum(map(len, lines))
-        events = [json.loads(line) for line in lines]
+        events = [event for line in lines if (event := _event(line)) is not None]
         for place, event in enumerate(events):
             self._take(event, last=place == len(events) - 1)
 
@@ -113,6 +113,14 @@ class Growing:
                 getattr(self._run, kind)(**event)
         else:
             getattr(self._run, kind)(**event)
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """What a line tells; None for one that was cut off when its stage was killed."""
+    try:
+        return cast(dict[str, Any], json.loads(line))
+    except ValueError:
+        return None
 
 
 @contextmanager

@@ -144,3 +144,17 @@ def test_the_tracking_section_is_in_no_stages_key(tmp_path: Path, capsys: pytest
     main(telling_stage.run, [])
     main(telling_stage.run, ["tracking.group=another", "tracking.project=p", "tracking.tensorboard=false"])
     assert capsys.readouterr().out.count("epoch 1") == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "label"),
+    [
+        ("train", {"widths": [1]}, "train"),
+        ("distill", {"widths": [0.5]}, "distill 0.5"),
+        ("prune", {"sparsities": [0.3, 0.5]}, "prune 0.3+0.5"),
+        ("tune", {"trainer": "baseline"}, "tune baseline"),
+        ("distill", {}, "distill"),
+    ],
+)
+def test_stages_that_a_run_has_several_of_are_told_apart(stage: str, config: dict[str, object], label: str) -> None:
+    assert run_record.label(stage, config) == label

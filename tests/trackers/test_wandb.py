@@ -154,7 +154,10 @@ def test_a_retry_goes_on_with_the_run_of_the_attempt_that_broke_off(place: Place
     process.stdout.readline()
     process.kill()
     process.communicate()
-    assert place.run(*LASTING, PATIENT).code == 0
+    (spool,) = place.work.glob("wandb/spool/*.jsonl")
+    with spool.open("a") as stream:
+        stream.write('{"event": "epoch", "numb')  # killed in the middle of a line
+    assert place.run(PATIENT, *LASTING).code == 0
     (kept,) = place.runs
     assert kept.curve("loss") == [(1, 1.0), (1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
     assert [row["_step"] for row in kept.history] == [0, 1, 2, 3, 4]
@@ -200,12 +203,31 @@ def test_a_refused_key_is_told_in_one_line_and_the_run_is_kept_in_files(
 @pytest.mark.parametrize("server", ["hangs"], indirect=True)
 def test_a_server_that_never_answers_costs_no_more_than_the_patience(place: Place, server: wandb_server.Server) -> None:
     without = place.run(*LASTING, "tracking.wandb=off")
-    ran = place.run(*LASTING, "--force", "tracking.patience_s=2", WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
+    result = StageResult.load(str(place.work)).digest()
+    environ = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url, "MARK": place.folder.name}
+    ran = place.run(*LASTING, "--force", "tracking.patience_s=2", **environ)
     assert ran.code == 0
-    assert ran.seconds < without.seconds + 3
+    assert ran.seconds < without.seconds + 5
     assert len([line for line in ran.output.splitlines() if "W&B" in line]) == 1, ran.output
     assert KEY not in ran.output
-    assert StageResult.load(str(place.work)).damage() is None
+    assert StageResult.load(str(place.work)).digest() == result
+    wait_for(lambda: not left_of(f"MARK={place.folder.name}"), 5)
+
+
+@pytest.mark.parametrize("server", ["hangs"], indirect=True)
+def test_a_long_stage_says_within_seconds_that_the_server_does_not_answer(
+    place: Place, server: wandb_server.Server
+) -> None:
+    process = place.start(
+        *(f"--workdir={place.work}", "--epochs=60", "--pause-s=0.5", "--leave=nothing"),
+        WANDB_API_KEY=KEY,
+        WANDB_BASE_URL=server.url,
+    )
+    assert process.stdout
+    told = next(line for line in process.stdout if "W&B" in line)
+    assert f"W&B does not answer at {server.url}: the run is kept in {place.work / 'wandb'}" in told
+    process.terminate()
+    process.communicate(timeout=10)
 
 
 def test_a_tracker_that_hangs_delays_by_no_more_than_the_patience_and_loses_nothing(place: Place) -> None:
