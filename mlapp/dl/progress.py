@@ -13,6 +13,7 @@ from typing import Any
 
 from mlapp import storage
 from mlapp.dl.backend import tf
+from mlapp.dl.devices import current
 
 log = logging.getLogger("mlapp")
 STATE = "state.json"
@@ -45,21 +46,27 @@ class Checkpoints:
 
     def __init__(self, parent: Path, fingerprint: str, model: Any, optimizer: Any) -> None:
         self.folder = parent / fingerprint[:12]
+        self._fingerprint = fingerprint
+        self._model, self._optimizer = model, optimizer
         self._everything = tf.train.Checkpoint(model=model, optimizer=optimizer)
         self._weights = tf.train.Checkpoint(model=model)
 
     def restore(self) -> Progress:
         """The progress of an interrupted run, its weights and optimizer loaded; a new one where there was none."""
         path = self.folder / STATE
-        if not path.exists():
-            return Progress()
-        progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
-        self._everything.read(str(self.folder / str(progress.latest))).assert_existing_objects_matched()
-        log.info("resuming after step %d", progress.step)
+        progress = Progress()
+        if current().is_chief and path.exists():
+            progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
+            self._everything.read(str(self.folder / str(progress.latest))).assert_existing_objects_matched()
+        progress = self._chiefs(progress)
+        if progress.latest:
+            log.info("resuming after step %d", progress.step)
         return progress
 
     def save(self, progress: Progress, *, is_best: bool) -> None:
         """Write weights and optimizer, then the state; drop what the new state no longer names."""
+        if not current().is_chief:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         progress.latest = f"step-{progress.step}"
         self._write(self._everything, progress.latest)
@@ -76,7 +83,20 @@ class Checkpoints:
 
     def load_best(self, progress: Progress) -> None:
         """Put the best epoch's weights into the model."""
-        self._weights.read(str(self.folder / str(progress.best))).expect_partial()
+        if current().is_chief:
+            self._weights.read(str(self.folder / str(progress.best))).expect_partial()
+        current().share(self._model.variables)
+
+    def _chiefs(self, progress: Progress) -> Progress:
+        """What the chief has restored, on every worker: the others may not reach its files."""
+        devices = current()
+        if devices.cluster is None:
+            return progress
+        devices.require_same(self._fingerprint)
+        progress = Progress(**json.loads(devices.text_from_chief(json.dumps(asdict(progress)))))
+        self._optimizer._create_all_weights(self._model.trainable_variables)  # else only by the first step
+        devices.share([*self._model.variables, *self._optimizer.variables()])
+        return progress
 
     def _write(self, checkpoint: Any, name: str) -> None:
         path = str(self.folder / name)
