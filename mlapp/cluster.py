@@ -181,7 +181,5 @@ def _own_task(content: dict[str, Any], addresses: dict[str, list[str]]) -> tuple
         raise UserError(f"{VARIABLE}: task index {index!r} is not a number from 0")
     count = len(addresses[role])
     if int(index) >= count:
-        raise UserError(
-            f"{VARIABLE}: task index {index} is out of range, the cluster has {count} of {role}: count from 0"
-        )
+        raise UserError(f"{VARIABLE}: task index {index} is out of range: its cluster has {count} of {role}, from 0 on")
     return role, int(index)

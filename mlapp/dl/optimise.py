@@ -70,7 +70,7 @@ def optimise(
                     tracking.epoch(len(progress.history), progress.history[-1])
                 devices.agree_on_stop()
         except Terminated:
-            progress.step = int(optimizer.iterations)
+            progress.step = int(optimizer.iterations.numpy())
             checkpoints.save(progress, is_best=False)
             log.info("stopped at step %d, checkpoint saved", progress.step)
             raise
@@ -151,7 +151,7 @@ def _run_epoch(
         optimizer.learning_rate.assign(learning_rate(config, progress.step, total) * progress.rate_scale)
         progress.loss_sum += float(step_function(images, labels))
         progress.loss_count += 1
-        progress.step = int(optimizer.iterations)
+        progress.step = int(optimizer.iterations.numpy())
         now = time.perf_counter()
         progress.seconds, started = progress.seconds + now - started, now
         if now - spoken > HEARTBEAT_S:
@@ -173,7 +173,7 @@ def _close_epoch(
             "loss": loss,
             "validation_loss": validation_loss,
             "validation_accuracy": accuracy,
-            "learning_rate": float(optimizer.learning_rate),
+            "learning_rate": float(optimizer.learning_rate.numpy()),
             "seconds": progress.seconds,
         }
     )
