@@ -17,7 +17,7 @@ import numpy as np
 
 from mlapp.cluster import Cluster
 from mlapp.dl.backend import tf
-from mlapp.errors import Terminated, UserError, WorkerLostError, termination_deferred
+from mlapp.errors import Terminated, UserError, termination_deferred
 from mlapp.schema import Optimization
 
 log = logging.getLogger("mlapp")
@@ -51,7 +51,7 @@ class Devices:
 
     @contextmanager
     def training(self, config: Optimization, images: int) -> Iterator[None]:
-        """Around a training of so many images: says how it is spread, and in one line when a worker is lost.
+        """Around a training on so many images: says how it is spread.
 
         With several devices a SIGTERM waits until all workers have agreed on the step after which they stop.
         """
@@ -62,10 +62,7 @@ class Devices:
         log.info("%s", self.told(config))
         with self.strategy.scope(), termination_deferred() as self._terminated:
             tf.random.set_seed(self.own.start)  # dropout: other masks on each worker
-            try:
-                yield
-            except tf.errors.OpError as error:
-                raise self._lost(error) or error from error
+            yield
 
     def told(self, config: Optimization) -> str:
         """One line: how many devices, how batch and rate are spread over them."""
@@ -115,7 +112,7 @@ class Devices:
     def agree_on_stop(self) -> None:
         """`stop_if_told` between two epochs."""
         if self.strategy is not None:
-            [told] = self._from_every([np.float32(bool(self._terminated))])
+            [told] = self.from_every([np.float32(bool(self._terminated))])
             self._stopping = told > 0
             self.stop_if_told()
 
@@ -156,38 +153,8 @@ class Devices:
             return make(1, range(1))
         return self.strategy.distribute_datasets_from_function(lambda context: make(self.replicas, self.own))
 
-    def share(self, variables: list[Any]) -> None:
-        """Give these variables the values that they have on the chief, on every worker."""
-        if self.cluster:
-            local = [self.strategy.experimental_local_results(variable) for variable in variables]
-            for copies, value in zip(local, self._from_chief([copies[0].numpy() for copies in local]), strict=True):
-                for copy in copies:
-                    copy.assign(value)
-
-    def text_from_chief(self, text: str) -> str:
-        """The chief's text, on every worker of a cluster."""
-        own = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
-        [length] = self._from_chief([np.int32(len(own))])
-        [chiefs] = self._from_chief([np.resize(own, length)])
-        return str(chiefs.astype(np.uint8).tobytes(), "utf-8")
-
-    def require_same(self, fingerprint: str) -> None:
-        """Refuse to train with workers of a cluster that train something else (``fingerprint``, in hex)."""
-        tasks = self.cluster.tasks if self.cluster else ()
-        told = np.zeros((len(tasks), 1), np.int32)
-        told[self.cluster.own if self.cluster else 0] = int(fingerprint[:7], 16)
-        [every] = self._from_every([told])
-        if other := [task.name for task, same in zip(tasks, every == every[0], strict=True) if not same]:
-            raise UserError(
-                f"{' and '.join(other)} would train something else than {tasks[0].name}: start every worker with the "
-                "same command, on the same version and data"
-            )
-
-    def _from_chief(self, arrays: list[Any]) -> list[Any]:
-        return self._from_every([array if self.is_chief else np.zeros_like(array) for array in arrays])
-
-    def _from_every(self, arrays: list[Any]) -> list[Any]:
-        """The sums of each worker's arrays."""
+    def from_every(self, arrays: list[Any]) -> list[Any]:
+        """The sums of each worker's arrays, on every worker."""
 
         def first(*tensors: Any) -> Any:
             context = tf.distribute.get_replica_context()
@@ -210,8 +177,3 @@ class Devices:
                 f"batch_size: {batch} images do not divide among {self.replicas} devices: give "
                 f"{f'{below} or ' if below else ''}{above}"
             )
-
-    def _lost(self, error: Exception) -> WorkerLostError | None:
-        kinds = tf.errors
-        gone = (kinds.UnavailableError, kinds.AbortedError, kinds.CancelledError, kinds.DeadlineExceededError)
-        return self.cluster.lost(str(error)) if self.cluster and isinstance(error, gone) else None

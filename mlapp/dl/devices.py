@@ -10,10 +10,11 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from mlapp import cluster as clusters
+from mlapp import config as configuration
 from mlapp.cluster import Cluster
 from mlapp.dl.backend import tf
 from mlapp.dl.data_parallel import Devices
-from mlapp.errors import Dismissed
+from mlapp.errors import Dismissed, WorkerLostError
 from mlapp.schema import Devices as Settings
 from mlapp.schema import Optimization
 
@@ -37,7 +38,12 @@ def chosen(settings: Settings) -> Iterator[Devices]:
     To be entered before TensorFlow computes anything.
     """
     with on(_find(settings)) as devices:
-        yield devices
+        try:
+            yield devices
+        except Exception as error:
+            if lost := _lost(devices, error):
+                raise lost from error
+            raise
     if not devices.is_chief:
         raise Dismissed("done, the chief writes the result")
 
@@ -58,9 +64,10 @@ def scaled(config: C, settings: Settings) -> C:
         return config
     cluster = clusters.read()
     replicas = (len(cluster.tasks) if cluster else 1) * max(1, len(_gpus(settings)))
-    scaled = {"batch_size": config.batch_size * replicas, "learning_rate": config.learning_rate * replicas}
-    log.info("linear scaling for %d devices: %s", replicas, scaled)
-    return config.model_copy(update={**scaled, "scaling": "none"})
+    found = {"batch_size": config.batch_size * replicas, "learning_rate": config.learning_rate * replicas}
+    log.info("linear scaling for %d devices: batch_size %d, learning_rate %g", replicas, *found.values())
+    values = {**config.model_dump(), **found, "scaling": "none"}
+    return configuration.validate(type(config), values, {f"linear scaling for {replicas} devices": found})
 
 
 def _gpus(settings: Settings) -> list[Any]:
@@ -106,3 +113,12 @@ def _joined(cluster: Cluster, settings: Settings, gpus: int) -> Any:
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def _lost(devices: Devices, error: Exception) -> WorkerLostError | None:
+    """The one line for what TensorFlow raises in all workers when one of them is gone."""
+    if devices.cluster is None:
+        return None
+    kinds = tf.errors
+    gone = (kinds.UnavailableError, kinds.AbortedError, kinds.CancelledError, kinds.DeadlineExceededError)
+    return devices.cluster.lost(str(error)) if isinstance(error, gone) else None

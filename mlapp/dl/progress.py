@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlapp import storage
+from mlapp.dl import workers
 from mlapp.dl.backend import tf
 from mlapp.dl.devices import current
 
@@ -85,17 +86,17 @@ class Checkpoints:
         """Put the best epoch's weights into the model."""
         if current().is_chief:
             self._weights.read(str(self.folder / str(progress.best))).expect_partial()
-        current().share(self._model.variables)
+        workers.share(current(), self._model.variables)
 
     def _chiefs(self, progress: Progress) -> Progress:
         """What the chief has restored, on every worker: the others may not reach its files."""
         devices = current()
         if devices.cluster is None:
             return progress
-        devices.require_same(self._fingerprint)
-        progress = Progress(**json.loads(devices.text_from_chief(json.dumps(asdict(progress)))))
+        workers.require_same(devices, self._fingerprint)
+        progress = Progress(**json.loads(workers.chiefs_text(devices, json.dumps(asdict(progress)))))
         self._optimizer._create_all_weights(self._model.trainable_variables)  # else only by the first step
-        devices.share([*self._model.variables, *self._optimizer.variables()])
+        workers.share(devices, [*self._model.variables, *self._optimizer.variables()])
         return progress
 
     def _write(self, checkpoint: Any, name: str) -> None:

@@ -17,8 +17,9 @@ import pytest
 from dl.crew import Crew
 
 from mlapp.dl import dnn_trainer, keras_model, knowledge_distiller
+from mlapp.errors import UserError
 from mlapp.result import StageResult
-from mlapp.schema import Export
+from mlapp.schema import Devices, Export
 
 # Other rounding is all that differs. Adam makes up to one learning rate a step of it where a gradient is nearly zero.
 SETTINGS: dict[str, Any] = {"batch_size": 50, "learning_rate": 0.001, "augmentation": "strong", "weight_decay": 0.01}
@@ -186,3 +187,28 @@ def test_dropout_trains_on_two_devices(mirrored: dict[str, Any]) -> None:
 
 def test_a_batch_that_does_not_divide_is_refused_with_those_nearest_that_do(mirrored: dict[str, Any]) -> None:
     assert mirrored["refused"] == "batch_size: 51 images do not divide among 2 devices: give 50 or 52"
+
+
+def test_linear_scaling_multiplies_batch_and_rate_by_the_devices_before_the_key_is_taken(
+    monkeypatch: pytest.MonkeyPatch, data_uri: str
+) -> None:
+    def resolved(**changes: Any) -> Any:
+        config = dnn_trainer.DnnTrainerConfig(data=data_uri, batch_size=64, learning_rate=0.01, **changes)
+        return dnn_trainer.run.resolved(config)
+
+    two = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+    keys = []
+    for cluster, scaling, batch in (("", "none", 64), ("", "linear", 64), (two, "none", 64), (two, "linear", 128)):
+        monkeypatch.setenv("TF_CONFIG", json.dumps(cluster) if cluster else "")
+        config = resolved(scaling=scaling)
+        assert (config.batch_size, config.learning_rate) == (batch, pytest.approx(0.01 * batch / 64))
+        assert dnn_trainer.run.resolved(config) == config
+        keys.append(dnn_trainer.run.key(config))
+    assert keys[0] == keys[1] == keys[2] != keys[3]
+    with pytest.raises(UserError, match=r"learning_rate.*less than or equal to 1.*linear scaling for 2 devices"):
+        dnn_trainer.run.resolved(config.model_copy(update={"scaling": "linear", "learning_rate": 0.9}))
+
+
+def test_how_long_to_wait_for_workers_is_no_part_of_a_key(data_uri: str) -> None:
+    configs = [dnn_trainer.DnnTrainerConfig(data=data_uri, devices=Devices(start_timeout=time)) for time in (5, 50)]
+    assert len({dnn_trainer.run.key(config) for config in configs}) == 1
