@@ -60,7 +60,7 @@ def assert_the_same_training(result: StageResult, expected: StageResult) -> None
     for ours, theirs in zip(*histories, strict=True):
         for name in ("loss", "validation_loss", "learning_rate"):
             assert ours[name] == pytest.approx(theirs[name], rel=LOSS_TOLERANCE)
-        assert ours["validation_accuracy"] == pytest.approx(theirs["validation_accuracy"], abs=0.01)
+        assert ours["validation_accuracy"] == pytest.approx(theirs["validation_accuracy"], abs=0.03)  # of 83 images
     models = [keras_model.load(each.local("keras")) for each in (result, expected)]
     assert models[0].to_json() == models[1].to_json()
     for layers in zip(*(model.layers for model in models), strict=True):
