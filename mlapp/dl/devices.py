@@ -111,6 +111,8 @@ def _joined(cluster: Cluster, settings: Settings, gpus: int) -> Any:
     faulthandler.dump_traceback_later(JOINING_S, exit=True)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except tf.errors.OpError as error:
+        raise cluster.lost(str(error)) from error
     finally:
         faulthandler.cancel_dump_traceback_later()
 

@@ -54,12 +54,15 @@ class Checkpoints:
 
     def restore(self) -> Progress:
         """The progress of an interrupted run, its weights and optimizer loaded; a new one where there was none."""
-        path = self.folder / STATE
-        progress = Progress()
-        if current().is_chief and path.exists():
-            progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
-            self._everything.read(str(self.folder / str(progress.latest))).assert_existing_objects_matched()
-        progress = self._chiefs(progress)
+        devices = current()
+        if devices.cluster:
+            workers.require_same(devices, self._fingerprint)
+            # By all workers together, where the first step or the chief's reading alone would.
+            self._optimizer._create_all_weights(self._model.trainable_variables)
+        progress = self._read() if devices.is_chief else Progress()
+        if devices.cluster:  # the others may not reach the chief's files
+            progress = Progress(**json.loads(workers.chiefs_text(devices, json.dumps(asdict(progress)))))
+            workers.share(devices, [*self._model.variables, *self._optimizer.variables()])
         if progress.latest:
             log.info("resuming after step %d", progress.step)
         return progress
@@ -88,15 +91,12 @@ class Checkpoints:
             self._weights.read(str(self.folder / str(progress.best))).expect_partial()
         workers.share(current(), self._model.variables)
 
-    def _chiefs(self, progress: Progress) -> Progress:
-        """What the chief has restored, on every worker: the others may not reach its files."""
-        devices = current()
-        if devices.cluster is None:
-            return progress
-        workers.require_same(devices, self._fingerprint)
-        progress = Progress(**json.loads(workers.chiefs_text(devices, json.dumps(asdict(progress)))))
-        self._optimizer._create_all_weights(self._model.trainable_variables)  # else only by the first step
-        workers.share(devices, [*self._model.variables, *self._optimizer.variables()])
+    def _read(self) -> Progress:
+        path = self.folder / STATE
+        if not path.exists():
+            return Progress()
+        progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
+        self._everything.read(str(self.folder / str(progress.latest))).assert_existing_objects_matched()
         return progress
 
     def _write(self, checkpoint: Any, name: str) -> None:

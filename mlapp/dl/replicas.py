@@ -66,7 +66,7 @@ def _synchronised() -> Any:
             sums = tf.stack([tf.reduce_sum(inputs, axes), tf.reduce_sum(tf.square(inputs), axes)])
             count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1] * replica.num_replicas_in_sync, inputs.dtype)
             mean, square = tf.unstack(replica.all_reduce(tf.distribute.ReduceOp.SUM, sums) / count)
-            variance = square - tf.square(mean)
+            variance = tf.maximum(square - tf.square(mean), 0.0)
             moving = ((self.moving_mean, mean), (self.moving_variance, variance * count / (count - 1)))
             for variable, value in moving:
                 variable.assign_sub((variable - value) * (1 - self.momentum))

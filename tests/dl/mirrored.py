@@ -48,10 +48,12 @@ def main(uri: str, folder: Path) -> None:
         model, [alone] = training("one")
         with on(two):
             other, [mirrored] = training("two")
+            _, [taken_up] = training("one")
         pairs = list(zip(model.get_weights(), other.get_weights(), strict=True))
         found[name] = {
             "same form": model.to_json() == other.to_json(),
             "histories": [alone, mirrored],
+            "taken up": taken_up == alone,
             "difference": max(float(np.abs(left - right).max()) for left, right in pairs),
             "zeros": [sum(float((weight == 0).sum()) for weight in weights) for weights in zip(*pairs, strict=True)],
         }

@@ -50,31 +50,31 @@ def crew(tmp_path: Path) -> Iterator[Callable[..., Crew]]:
 @pytest.fixture(scope="module")
 def alone(data_uri: str, tmp_path_factory: pytest.TempPathFactory) -> StageResult:
     """The teacher as one device trains it."""
-    config = dnn_trainer.DnnTrainerConfig(data=data_uri, width=0.25, epochs=2, export=EXPORT, **SETTINGS)
+    config = dnn_trainer.DnnTrainerConfig(data=data_uri, width=0.25, epochs=1, export=EXPORT, **SETTINGS)
     return dnn_trainer.run(config, tmp_path_factory.mktemp("alone"))
 
 
-def assert_the_same_training(result: StageResult, expected: StageResult) -> None:
-    histories = [json.loads(each.local("history").read_text()) for each in (result, expected)]
-    assert [len(history) for history in histories] == [len(histories[1])] * 2
-    for ours, theirs in zip(*histories, strict=True):
+def assert_the_same_history(result: StageResult, expected: StageResult) -> None:
+    ours, theirs = (json.loads(each.local("history").read_text()) for each in (result, expected))
+    for our, their in zip(ours, theirs, strict=True):
         for name in ("loss", "validation_loss", "learning_rate"):
-            assert ours[name] == pytest.approx(theirs[name], rel=LOSS_TOLERANCE)
-        assert ours["validation_accuracy"] == pytest.approx(theirs["validation_accuracy"], abs=0.03)  # of 83 images
-    models = [keras_model.load(each.local("keras")) for each in (result, expected)]
-    assert models[0].to_json() == models[1].to_json()
-    for layers in zip(*(model.layers for model in models), strict=True):
-        for ours, theirs in zip(*(layer.trainable_weights for layer in layers), strict=True):
-            np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=WEIGHT_TOLERANCE, err_msg=ours.name)
-        for ours, theirs in zip(*(layer.non_trainable_weights for layer in layers), strict=True):
-            np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=0.03, atol=0.03, err_msg=ours.name)
+            assert our[name] == pytest.approx(their[name], rel=LOSS_TOLERANCE)
+        assert our["validation_accuracy"] == pytest.approx(their["validation_accuracy"], abs=0.03)  # 2 of 83 images
+
+
+def assert_the_same_network(result: StageResult, expected: StageResult) -> None:
+    ours, theirs = (keras_model.load(each.local("keras")) for each in (result, expected))
+    assert ours.to_json() == theirs.to_json()
+    for our, their in zip(ours.weights, theirs.weights, strict=True):
+        tolerance = WEIGHT_TOLERANCE if our.trainable else 0.03  # moving statistics add up what all layers before do
+        np.testing.assert_allclose(our.numpy(), their.numpy(), atol=tolerance, err_msg=our.name)
 
 
 @pytest.mark.timeout(400)
 def test_two_workers_train_what_one_does_and_the_chief_alone_writes(
     crew: Callable[..., Crew], data_uri: str, alone: StageResult, tmp_path: Path
 ) -> None:
-    arguments = ["--data", data_uri, "--workdir", f"{tmp_path}/pair", *settings("training", epochs=2, width=0.25)]
+    arguments = ["--data", data_uri, "--workdir", f"{tmp_path}/pair", *settings("training", epochs=1, width=0.25)]
     pair = crew("mlapp.dl.dnn_trainer", arguments)
     pair.start()
     assert pair.codes() == [0, 0], pair.said("chief") + pair.said("worker")
@@ -82,7 +82,8 @@ def test_two_workers_train_what_one_does_and_the_chief_alone_writes(
         assert "2 devices on 2 workers: 50 images a step, 25 on each, learning rate 0.001" in pair.said(role)
     assert "train: done, the chief writes the result" in pair.said("worker")
     assert "result:" not in pair.said("worker")
-    assert_the_same_training(StageResult.load(f"{tmp_path}/pair"), alone)
+    assert_the_same_history(StageResult.load(f"{tmp_path}/pair"), alone)
+    assert_the_same_network(StageResult.load(f"{tmp_path}/pair"), alone)
 
 
 @pytest.mark.timeout(600)
@@ -129,7 +130,7 @@ def test_workers_that_are_stopped_or_lost_take_the_work_up_again_and_end_as_one_
     pair.start()
     assert pair.codes() == [0, 0], pair.said("chief") + pair.said("worker")
     assert "epoch 3/4" not in pair.said("worker")
-    assert_the_same_training(StageResult.load(f"{tmp_path}/pair"), expected)
+    assert_the_same_history(StageResult.load(f"{tmp_path}/pair"), expected)
 
 
 def stops(log: str) -> list[str]:
@@ -173,6 +174,7 @@ def mirrored(data_uri: str, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def test_two_devices_of_one_process_train_what_one_does(mirrored: dict[str, Any], training: str) -> None:
     found = mirrored[training]
     assert found["same form"]
+    assert found["taken up"], "what one device has begun, two do not take up"
     one, two = found["histories"]
     for name in ("loss", "validation_loss"):
         assert two[name] == pytest.approx(one[name], rel=LOSS_TOLERANCE)
