@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from mlapp import config as configuration
 from mlapp import storage, tracking
-from mlapp.errors import Terminated, UserError, raise_terminated
+from mlapp.errors import Dismissed, Terminated, UserError, WorkerLostError, raise_terminated
 from mlapp.result import StageResult
 from mlapp.schema import Config, Section
 from mlapp.stage import Stage
@@ -26,7 +27,7 @@ OF_EVERY_STAGE = {"storage", "tracking"}
 
 
 def main(stage: Stage[Any], argv: list[str]) -> None:
-    """Run a stage from its command line. Exit codes: 0 done, 2 something the user can mend, 143 terminated."""
+    """Run a stage from its command line. Exit codes: 0 done, 2 the user can mend it, 75 start again, 143 terminated."""
     signal.signal(signal.SIGTERM, raise_terminated)
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     parser = build_parser(stage)
@@ -42,6 +43,12 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except WorkerLostError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL)
+    except Dismissed as told:
+        log.info("%s: %s", stage.name, told)
+        return
     except (Terminated, KeyboardInterrupt):
         print(f"{parser.prog}: stopped; the same command takes the work up again", file=sys.stderr)
         sys.exit(143)

@@ -1,4 +1,4 @@
-"""The exception for what a user can mend, and the one for being told to stop."""
+"""The exceptions that end a stage on purpose: what a user can mend, what another start mends, being told to stop."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ class UserError(Exception):
     """
 
 
+class WorkerLostError(Exception):
+    """Of several workers that train together one is gone or never came, told in one line; starting again mends it.
+
+    A stage that raises it ends with exit code 75 (EX_TEMPFAIL of sysexits.h) and that line, without a traceback.
+    """
+
+
+class Dismissed(BaseException):
+    """This process has done its part, another one writes the result; the stage's command ends with exit code 0."""
+
+
 class Terminated(BaseException):
     """SIGTERM arrived. A BaseException, so that no ``except Exception`` swallows it on the way to a checkpoint."""
 
@@ -26,18 +37,18 @@ def raise_terminated(signum: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def termination_deferred() -> Iterator[None]:
-    """Finish a short piece of bookkeeping before a SIGTERM that arrives meanwhile is acted on.
+def termination_deferred() -> Iterator[list[int]]:
+    """Finish a piece of work before a SIGTERM that arrives meanwhile is acted on; yields what has arrived so far.
 
     Does nothing where the stage command line has not installed its handler (in tests and notebooks).
     """
-    if signal.getsignal(signal.SIGTERM) is not raise_terminated:
-        yield
-        return
     arrived: list[int] = []
+    if signal.getsignal(signal.SIGTERM) is not raise_terminated:
+        yield arrived
+        return
     signal.signal(signal.SIGTERM, lambda signum, _: arrived.append(signum))
     try:
-        yield
+        yield arrived
     finally:
         signal.signal(signal.SIGTERM, raise_terminated)
     if arrived:

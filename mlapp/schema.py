@@ -5,7 +5,7 @@ Light to import (no NumPy, no TensorFlow): the DAG builds its trigger form from 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -136,7 +136,14 @@ class Optimization(Section):
     """What every gradient-based stage shares."""
 
     epochs: int = Field(8, ge=1, le=1000, description="passes over the training split")
-    batch_size: int = Field(128, ge=8, le=4096, description="images a step")
+    batch_size: int = Field(
+        128, ge=8, le=65536, description="images a step, over all devices together; must divide by their number"
+    )
+    scaling: Literal["none", "linear"] = Field(
+        "none",
+        description="with several devices: none: batch_size is split over them, and the result does not depend on how "
+        "many there are; linear: batch_size and learning_rate are multiplied by their number (Goyal et al., 2017)",
+    )
     learning_rate: float = Field(0.01, gt=0, le=1, description="peak learning rate")
     schedule: Literal["constant", "one_cycle", "plateau"] = Field(
         "one_cycle",
@@ -191,6 +198,20 @@ class Pruning(Optimization):
     )
     temperature: float = Field(4.0, ge=1, le=50, description="softening of teacher and student logits")
     alpha: float = Field(0.7, ge=0, le=1, description="weight of the teacher's soft labels against the hard ones")
+
+
+class Devices(Section):
+    """Training on several GPUs of a machine, and on several machines (TF_CONFIG); no result depends on these."""
+
+    beside_the_result: ClassVar[bool] = True
+
+    gpus: int | None = Field(None, ge=1, le=64, description="use at most so many GPUs of each machine; unset: all")
+    start_timeout: float = Field(
+        900.0, ge=1, le=86400, description="seconds that a worker waits for all others to come up"
+    )
+    lost_timeout: float = Field(
+        60.0, ge=5, le=3600, description="seconds without a sign of life after which a worker counts as lost"
+    )
 
 
 class Export(Section):
@@ -249,6 +270,7 @@ class Config(BaseSettings):
     training: Training = Training()
     distillation: Distillation = Distillation()
     pruning: Pruning = Pruning()
+    devices: Devices = Devices()
     export: Export = Export()
     selection: Selection = Selection()
     vetting: Vetting = Vetting()

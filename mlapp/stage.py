@@ -14,6 +14,7 @@ import os
 import platform
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,9 +24,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
-from mlapp import storage, tracking
+from mlapp import cluster, storage, tracking
 from mlapp.code_version import code_version
-from mlapp.errors import UserError
+from mlapp.errors import Dismissed, UserError
 from mlapp.result import RESULT, Artifact, Input, Outcome, StageResult, input_digest
 from mlapp.schema import Section
 
@@ -48,9 +49,12 @@ class Stage(Generic[C]):
     def __call__(self, config: C, workdir: str | os.PathLike[str], force: bool = False) -> StageResult:
         """Run in ``workdir`` and return the result; a valid result of the same key is returned as it stands."""
         folder = storage.at(workdir)
+        crew = cluster.read() if "devices" in self.config.model_fields else None
         config = self.resolved(config)
         key = self.key(config)
         try:
+            if crew and not crew.is_chief:
+                return self._assist(config, workdir, key, force)
             with storage.workspace(folder) as local, _lock(local):
                 done = None if force or not self.cached else self.done(config, workdir, key)
                 if done is not None:
@@ -76,7 +80,8 @@ class Stage(Generic[C]):
 
     def key(self, config: C) -> str:
         """Hash of what the result depends on: this stage's code, its settings, and the content of its inputs."""
-        settings = {name: value for name, value in config.model_dump(mode="json").items() if name not in self.inputs}
+        beside = {name for name in self.config.model_fields if hasattr(getattr(config, name), "beside_the_result")}
+        settings = config.model_dump(mode="json", exclude={*self.inputs, *beside})
         given = {name: [input_digest(uri) for uri in uris] for name, uris in _input_uris(config, self.inputs).items()}
         parts = {"stage": self.name, "code": code_version(self.module), "settings": settings, "inputs": given}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -109,6 +114,18 @@ class Stage(Generic[C]):
         from mlapp.command_line import main
 
         main(self, sys.argv[1:] if argv is None else argv)
+
+    def _assist(self, config: C, workdir: str | os.PathLike[str], key: str, force: bool) -> StageResult:
+        """Work beside the chief, on its file system or another: in a scratch folder, without lock, trackers or result.
+
+        Ends in `Dismissed`, or in the chief's result where that stands already.
+        """
+        if not force and (done := self.done(config, workdir, key)):
+            log.info("%s: nothing to do, valid result of %s at %s", self.name, done.finished, done.uri)
+            return done
+        with tempfile.TemporaryDirectory(prefix="mlapp-worker-") as scratch:
+            self.body(config, Path(scratch))
+        raise Dismissed("done, the chief writes the result")
 
     def _compute(self, config: C, key: str, local: Path, folder: Any) -> StageResult:
         (local / RESULT).unlink(missing_ok=True)

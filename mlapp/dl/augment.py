@@ -36,11 +36,17 @@ POLICIES = {
 }
 
 
-def augment(images: Any, policy: Policy, seed: Any) -> Any:
-    """Random views of ``images`` (batch, height, width, channels) float32; ``seed`` is a tensor of two integers."""
+Place = tuple[int, Any]  # a whole batch's size, and where in it these images start
+
+
+def augment(images: Any, policy: Policy, seed: Any, place: Place | None = None) -> Any:
+    """Random views of ``images`` (batch, height, width, channels) float32; ``seed`` is a tensor of two integers.
+
+    Images that are only part of a batch get, with their ``place`` in it, the very views that the whole would.
+    """
     if policy == Policy():
         return images
-    transforms = random_transforms(policy, tf.shape(images), seed)
+    transforms = random_transforms(policy, tf.shape(images), seed, place)
     views = tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=transforms,
@@ -49,14 +55,14 @@ def augment(images: Any, policy: Policy, seed: Any) -> Any:
         interpolation="NEAREST" if policy.whole_pixels else "BILINEAR",
         fill_mode="NEAREST",
     )
-    return _cut_out(views, policy.cutout, seed) if policy.cutout else views
+    return _cut_out(views, policy.cutout, seed, place) if policy.cutout else views
 
 
-def random_transforms(policy: Policy, shape: Any, seed: Any) -> Any:
+def random_transforms(policy: Policy, shape: Any, seed: Any, place: Place | None = None) -> Any:
     """One projective transform (8 numbers, output to input coordinates) an image, about the image's centre."""
     batch = shape[0]
     height, width = tf.cast(shape[1], tf.float32), tf.cast(shape[2], tf.float32)
-    draws = tf.random.stateless_uniform((7, batch), seed=seed, minval=-1.0, maxval=1.0)
+    draws = _uniform(7, batch, seed, place, minval=-1.0, maxval=1.0)
     angle = draws[0] * math.radians(policy.rotation_degrees)
     shear = draws[1] * math.radians(policy.shear_degrees)
     zoom_x, zoom_y = 1 + draws[2] * policy.zoom, 1 + draws[3] * policy.zoom
@@ -76,10 +82,18 @@ def random_transforms(policy: Policy, shape: Any, seed: Any) -> Any:
     return tf.stack([a, b, c, d, e, f, zero, zero], axis=1)
 
 
-def _cut_out(images: Any, size: int, seed: Any) -> Any:
+def _uniform(rows: int, images: Any, seed: Any, place: Place | None, **bounds: float) -> Any:
+    """Random numbers (rows, images): for part of a batch, its own columns of what the whole would get."""
+    if place is None:
+        return tf.random.stateless_uniform((rows, images), seed=seed, **bounds)
+    whole, start = place
+    return tf.random.stateless_uniform((rows, whole), seed=seed, **bounds)[:, start : start + images]
+
+
+def _cut_out(images: Any, size: int, seed: Any, place: Place | None) -> Any:
     """A square of ``size`` pixels set to zero at a random place of every image (DeVries and Taylor, 2017)."""
     shape = tf.shape(images)
-    corner = tf.random.stateless_uniform((2, shape[0], 1), seed=seed + 1)
+    corner = _uniform(2, shape[0], seed + 1, place)[..., None]
 
     def outside(place: Any, length: Any) -> Any:
         start = tf.floor(place * tf.cast(length - size + 1, tf.float32))

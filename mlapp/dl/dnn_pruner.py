@@ -15,14 +15,16 @@ from pydantic import Field
 from mlapp.candidate import read_candidates
 from mlapp.dataset import Dataset
 from mlapp.dl.channels import choose_filters, rebuild
+from mlapp.dl.devices import chosen, scaled
 from mlapp.dl.exporter import export
 from mlapp.dl.keras_model import evaluate, load, load_from, save
 from mlapp.dl.losses import distillation
 from mlapp.dl.optimise import optimise
+from mlapp.dl.replicas import replicate, unreplicate
 from mlapp.dl.report import outcome
 from mlapp.dl.weight_pruning import prune_weights
 from mlapp.result import Outcome, ResultUri, ResultUris, StageResult
-from mlapp.schema import Export, Pruning
+from mlapp.schema import Devices, Export, Pruning
 from mlapp.stage import stage
 
 __all__ = ["DnnPrunerConfig", "evaluate", "fit", "load", "run", "save"]
@@ -38,6 +40,7 @@ class DnnPrunerConfig(Pruning):
         min_length=1, description="results of knowledge_distiller; the most accurate is pruned"
     )
     sparsity: float | None = Field(None, gt=0, lt=1, description="try just this one of the sparsities")
+    devices: Devices = Devices()
     export: Export = Export()
 
 
@@ -48,33 +51,38 @@ def fit(
     train, validation = dataset.split("train"), dataset.split("validation")
     if config.method == "weights":
         return prune_weights(student, teacher, train, validation, config, folder, sparsity)
-    narrow = rebuild(student, choose_filters(student, sparsity))
+    narrow = replicate(rebuild(student, choose_filters(student, sparsity)))
     log.info("%d of %d parameters stay", narrow.count_params(), student.count_params())
     loss = distillation(
-        narrow, teacher, temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing
+        narrow, replicate(teacher), temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing
     )
-    return narrow, optimise(narrow, loss, train, validation, config, folder)
+    history = optimise(narrow, loss, train, validation, config, folder)
+    return unreplicate(narrow), history
 
 
-def only_this_sparsity(config: DnnPrunerConfig) -> DnnPrunerConfig:
-    """The config without the other sparsities where one is asked for: they do not belong in its key."""
+def resolved(config: DnnPrunerConfig) -> DnnPrunerConfig:
+    """The config as scaled, without the other sparsities where one is asked for: they do not belong in its key."""
+    config = scaled(config, config.devices)
     return config.model_copy(update={"sparsities": (config.sparsity,), "sparsity": None}) if config.sparsity else config
 
 
-@stage("prune", area="models", section="pruning", resolve=only_this_sparsity)
+@stage("prune", area="models", section="pruning", resolve=resolved)
 def run(config: DnnPrunerConfig, workdir: Path) -> Outcome:
     """Prune at every sparsity, keep the best, export and measure it."""
     dataset = Dataset.open(config.data)
     parent_uri, parent_name, parent_accuracy = _best(config.students)
-    student, teacher = load_from(parent_uri), load_from(config.teacher)
     tried = []
-    for sparsity in config.sparsities:
-        model, history = fit(
-            config, dataset, workdir / f"sparsity-{sparsity:g}", student=student, teacher=teacher, sparsity=sparsity
-        )
-        accuracy = evaluate(model, dataset.split("validation")).value
-        log.info("%s without %.0f %% of its %s: %.2f %%", parent_name, 100 * sparsity, config.method, 100 * accuracy)
-        tried.append((accuracy >= parent_accuracy - config.tolerance, sparsity, accuracy, model, history))
+    with chosen(config.devices):
+        student, teacher = load_from(parent_uri), load_from(config.teacher)
+        for sparsity in config.sparsities:
+            model, history = fit(
+                config, dataset, workdir / f"sparsity-{sparsity:g}", student=student, teacher=teacher, sparsity=sparsity
+            )
+            accuracy = evaluate(model, dataset.split("validation")).value
+            log.info(
+                "%s without %.0f %% of its %s: %.2f %%", parent_name, 100 * sparsity, config.method, 100 * accuracy
+            )
+            tried.append((accuracy >= parent_accuracy - config.tolerance, sparsity, accuracy, model, history))
     passing = [trial for trial in tried if trial[0]]
     _, sparsity, _, model, history = (
         max(passing, key=lambda trial: trial[1]) if passing else max(tried, key=lambda trial: trial[2])

@@ -9,13 +9,15 @@ from pydantic import Field
 
 from mlapp.dataset import Dataset
 from mlapp.dl import nets
+from mlapp.dl.devices import chosen, scaled
 from mlapp.dl.exporter import export
 from mlapp.dl.keras_model import evaluate, load, save
 from mlapp.dl.losses import classification
 from mlapp.dl.optimise import optimise
+from mlapp.dl.replicas import replicate, unreplicate
 from mlapp.dl.report import outcome
 from mlapp.result import Outcome, ResultUri
-from mlapp.schema import Export, Training
+from mlapp.schema import Devices, Export, Training
 from mlapp.search_space import Choice, Real, SearchSpace
 from mlapp.stage import stage
 from mlapp.tuned import with_tuned
@@ -37,28 +39,37 @@ class DnnTrainerConfig(Training):
 
     data: ResultUri = Field(description="result of image_etl")
     tuned: ResultUri | None = Field(None, description="result of tuner: its best parameters replace the settings'")
+    devices: Devices = Devices()
     export: Export = Export()
 
 
 def fit(config: Training, dataset: Dataset, folder: Path) -> tuple[Any, list[dict[str, float]]]:
     """A trained network and its history, one record an epoch; ``folder`` keeps checkpoints to resume from."""
-    model = nets.build(
-        config.architecture,
-        shape=dataset.shape,
-        classes=len(dataset.classes),
-        width=config.width,
-        seed=config.seed,
+    model = replicate(
+        nets.build(
+            config.architecture,
+            shape=dataset.shape,
+            classes=len(dataset.classes),
+            width=config.width,
+            seed=config.seed,
+        )
     )
     loss = classification(model, config.label_smoothing)
     history = optimise(model, loss, dataset.split("train"), dataset.split("validation"), config, folder)
-    return model, history
+    return unreplicate(model), history
 
 
-@stage("train", area="models", section="training", resolve=with_tuned)
+def resolved(config: DnnTrainerConfig) -> DnnTrainerConfig:
+    """The config as tuned, and as scaled to the devices there are."""
+    return scaled(with_tuned(config), config.devices)
+
+
+@stage("train", area="models", section="training", resolve=resolved)
 def run(config: DnnTrainerConfig, workdir: Path) -> Outcome:
     """Train, export and measure the teacher."""
     dataset = Dataset.open(config.data)
-    model, history = fit(config, dataset, workdir)
+    with chosen(config.devices):
+        model, history = fit(config, dataset, workdir)
     artifacts, candidates = export(
         model,
         dataset,

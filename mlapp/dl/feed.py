@@ -18,17 +18,28 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
 
 
 def training_batches(
-    split: Split, *, batch_size: int, augmentation: str, seed: int, first_step: int, steps: int
+    split: Split,
+    *,
+    batch_size: int,
+    augmentation: str,
+    seed: int,
+    first_step: int,
+    steps: int,
+    parts: int = 1,
+    own: range = range(1),
 ) -> Any:
     """A `tf.data.Dataset` of ``(images, labels)``, augmented, for steps ``first_step`` to ``first_step + steps``.
 
-    Order and views depend on ``seed`` and the step's number alone, so a resumed run sees what the interrupted one
-    would have seen. Rows of a batch are gathered in file order: one pass over the mapped pages.
+    Order and views depend on ``seed``, the step's number and the image's place in the batch alone, so a resumed run
+    sees what the interrupted one would have seen, and several devices together what one would. Each batch is cut into
+    ``parts``; each of one's ``own`` is an element, and no other is read. Rows of a batch are gathered in file order:
+    one pass over the mapped pages.
     """
     policy = POLICIES[augmentation]
     batch_size = min(batch_size, len(split))
+    size = batch_size // parts
 
-    def rows() -> Iterator[tuple[Any, Any, Any]]:
+    def rows() -> Iterator[tuple[Any, Any, Any, Any]]:
         per_epoch = steps_per_epoch(split, batch_size)
         epoch, order = -1, np.empty(0, np.int64)
         for step in range(first_step, first_step + steps):
@@ -36,28 +47,45 @@ def training_batches(
                 epoch = step // per_epoch
                 order = np.random.default_rng((seed, epoch)).permutation(len(split))
             place = step % per_epoch * batch_size
-            chosen = np.sort(order[place : place + batch_size])
-            yield split.images[chosen], split.labels[chosen].astype(np.int32), np.int64(step)
+            batch = np.sort(order[place : place + batch_size])
+            for part in own:
+                chosen = batch[part * size : (part + 1) * size]
+                yield split.images[chosen], split.labels[chosen].astype(np.int32), np.int64(step), np.int32(part * size)
 
     signature = (
-        tf.TensorSpec((batch_size, *split.images.shape[1:]), tf.uint8),
-        tf.TensorSpec((batch_size,), tf.int32),
+        tf.TensorSpec((size, *split.images.shape[1:]), tf.uint8),
+        tf.TensorSpec((size,), tf.int32),
         tf.TensorSpec((), tf.int64),
+        tf.TensorSpec((), tf.int32),
     )
 
-    def view(images: Any, labels: Any, step: Any) -> tuple[Any, Any]:
+    def view(images: Any, labels: Any, step: Any, start: Any) -> tuple[Any, Any]:
         step_seed = tf.stack([tf.constant(seed, tf.int64), step])
-        return augment(tf.cast(images, tf.float32), policy, step_seed), labels
+        place = None if parts == 1 else (batch_size, start)
+        return augment(tf.cast(images, tf.float32), policy, step_seed, place), labels
 
-    batches = tf.data.Dataset.from_generator(rows, output_signature=signature).map(view).prefetch(2)
+    batches = tf.data.Dataset.from_generator(rows, output_signature=signature).map(view).prefetch(2 * len(own))
     return batches.with_options(_options())
 
 
-def evaluation_batches(split: Split, batch_size: int = 500) -> Iterator[tuple[Any, Any]]:
-    """All of a split in order, as float32 images and integer labels; the last batch may be smaller."""
-    for start in range(0, len(split), batch_size):
-        stop = start + batch_size
-        yield split.images[start:stop].astype(np.float32), split.labels[start:stop].astype(np.int32)
+def evaluation_batches(
+    split: Split, batch_size: int = 500, *, parts: int = 1, part: int = 0
+) -> Iterator[tuple[Any, Any]]:
+    """All of a split in order, as float32 images and integer labels; the last batch may be smaller.
+
+    With several ``parts``, one ``part`` of each ``parts`` batches, all of the same size: the last is filled up with
+    images of label -1, which neither loss nor accuracy counts.
+    """
+    for start in range(
+        part * batch_size, batch_size * parts * -(-len(split) // (batch_size * parts)), batch_size * parts
+    ):
+        images = split.images[start : start + batch_size].astype(np.float32)
+        labels = split.labels[start : start + batch_size].astype(np.int32)
+        if parts > 1:
+            missing = batch_size - len(labels)
+            images = np.pad(images, [(0, missing), *[(0, 0)] * (images.ndim - 1)])
+            labels = np.pad(labels, (0, missing), constant_values=-1)
+        yield images, labels
 
 
 def _options() -> Any:

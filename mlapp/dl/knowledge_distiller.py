@@ -9,13 +9,15 @@ from pydantic import Field
 
 from mlapp.dataset import Dataset
 from mlapp.dl import nets
+from mlapp.dl.devices import chosen, scaled
 from mlapp.dl.exporter import export
 from mlapp.dl.keras_model import evaluate, load, load_from, save
 from mlapp.dl.losses import distillation
 from mlapp.dl.optimise import optimise
+from mlapp.dl.replicas import replicate, unreplicate
 from mlapp.dl.report import outcome
 from mlapp.result import Outcome, ResultUri
-from mlapp.schema import Distillation, Export
+from mlapp.schema import Devices, Distillation, Export
 from mlapp.search_space import Choice, Real, SearchSpace
 from mlapp.stage import stage
 from mlapp.tuned import with_tuned
@@ -38,36 +40,40 @@ class KnowledgeDistillerConfig(Distillation):
     teacher: ResultUri = Field(description="result of dnn_trainer")
     width: float = Field(gt=0, le=8, description="the student's width, as a multiplier of channels")
     tuned: ResultUri | None = Field(None, description="result of tuner: its best parameters replace the settings'")
+    devices: Devices = Devices()
     export: Export = Export()
 
 
 def fit(config: KnowledgeDistillerConfig, dataset: Dataset, folder: Path) -> tuple[Any, list[dict[str, float]]]:
     """A student and its history; the teacher's weights stay as they are. ``folder`` keeps checkpoints."""
-    teacher = load_from(config.teacher)
-    student = nets.build(
-        config.architecture,
-        shape=dataset.shape,
-        classes=len(dataset.classes),
-        width=config.width,
-        seed=config.seed,
+    teacher = replicate(load_from(config.teacher))
+    student = replicate(
+        nets.build(
+            config.architecture,
+            shape=dataset.shape,
+            classes=len(dataset.classes),
+            width=config.width,
+            seed=config.seed,
+        )
     )
     loss = distillation(
         student, teacher, temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing
     )
     history = optimise(student, loss, dataset.split("train"), dataset.split("validation"), config, folder)
-    return student, history
+    return unreplicate(student), history
 
 
 def resolved(config: KnowledgeDistillerConfig) -> KnowledgeDistillerConfig:
-    """The config as tuned, without the other students: they do not change this one, nor belong in its key."""
-    return with_tuned(config).model_copy(update={"widths": (config.width,)})
+    """The config as tuned and scaled, without the other students: they change nothing here, nor belong in its key."""
+    return scaled(with_tuned(config), config.devices).model_copy(update={"widths": (config.width,)})
 
 
 @stage("distill", area="models", section="distillation", resolve=resolved)
 def run(config: KnowledgeDistillerConfig, workdir: Path) -> Outcome:
     """Distil, export and measure one student."""
     dataset = Dataset.open(config.data)
-    student, history = fit(config, dataset, workdir)
+    with chosen(config.devices):
+        student, history = fit(config, dataset, workdir)
     artifacts, candidates = export(
         student,
         dataset,

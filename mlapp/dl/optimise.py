@@ -15,9 +15,11 @@ import numpy as np
 from mlapp import tracking
 from mlapp.dataset import Split
 from mlapp.dl.backend import keras, tf
+from mlapp.dl.devices import current
 from mlapp.dl.feed import evaluation_batches, steps_per_epoch, training_batches
 from mlapp.dl.losses import Loss, cross_entropy
 from mlapp.dl.progress import Checkpoints, Progress
+from mlapp.dl.replicas import unreplicate
 from mlapp.dl.vertex import vertex_folder
 from mlapp.errors import Terminated, UserError, termination_deferred
 from mlapp.schema import Optimization
@@ -44,27 +46,31 @@ def optimise(
     validation_loss, validation_accuracy, learning_rate, seconds). A run interrupted in ``folder`` is taken up where it
     stood. ``after_epoch`` is called before each epoch's weights are measured.
     """
-    optimizer = keras.optimizers.legacy.Adam(config.learning_rate)
-    model.optimizer = optimizer
-    parent = vertex_folder("AIP_CHECKPOINT_DIR", folder / "checkpoints")
-    checkpoints = Checkpoints(parent, _fingerprint(model, config, train), model, optimizer)
-    progress = checkpoints.restore()
-    step_function = _step_function(model, loss, optimizer, config.weight_decay)
-    try:
-        while len(progress.history) < config.epochs and progress.waited < config.patience:
-            _run_epoch(progress, step_function, optimizer, train, config)
-            with termination_deferred():
-                if after_epoch:
-                    after_epoch()
-                is_best = _close_epoch(progress, model, validation, optimizer, config, eligible_from)
-                checkpoints.save(progress, is_best=is_best)
-            tracking.epoch(len(progress.history), progress.history[-1])
-    except Terminated:
-        progress.step = int(optimizer.iterations)
-        checkpoints.save(progress, is_best=False)
-        log.info("stopped at step %d, checkpoint saved", progress.step)
-        raise
-    checkpoints.load_best(progress)
+    devices = current()
+    with devices.training(config, len(train)):
+        optimizer = keras.optimizers.legacy.Adam(config.learning_rate)
+        model.optimizer = optimizer
+        parent = vertex_folder("AIP_CHECKPOINT_DIR", folder / "checkpoints")
+        checkpoints = Checkpoints(parent, _fingerprint(model, config, train), model, optimizer)
+        progress = checkpoints.restore()
+        step_function = _step_function(model, loss, optimizer, config.weight_decay)
+        try:
+            while len(progress.history) < config.epochs and progress.waited < config.patience:
+                _run_epoch(progress, step_function, optimizer, train, config)
+                with termination_deferred():
+                    if after_epoch:
+                        after_epoch()
+                    is_best = _close_epoch(progress, model, validation, optimizer, config, eligible_from)
+                    checkpoints.save(progress, is_best=is_best)
+                if devices.is_chief:
+                    tracking.epoch(len(progress.history), progress.history[-1])
+                devices.agree_on_stop()
+        except Terminated:
+            progress.step = int(optimizer.iterations.numpy())
+            checkpoints.save(progress, is_best=False)
+            log.info("stopped at step %d, checkpoint saved", progress.step)
+            raise
+        checkpoints.load_best(progress)
     return progress.history
 
 
@@ -80,31 +86,32 @@ def learning_rate(config: Optimization, step: int, total: int) -> float:
 def evaluate(model: Any, split: Split) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over a whole split, without augmentation."""
 
-    @tf.function(reduce_retracing=True)
     def measure(images: Any, labels: Any) -> Any:
         logits = model(images, training=False)
         hits = tf.reduce_sum(tf.cast(tf.argmax(logits, -1, tf.int32) == labels, tf.float32))
-        return cross_entropy(logits, labels) * tf.cast(tf.shape(labels)[0], tf.float32), hits
+        return tf.stack([cross_entropy(logits, labels) * tf.cast(tf.shape(labels)[0], tf.float32), hits])
 
-    sums = np.sum([[float(part) for part in measure(*batch)] for batch in evaluation_batches(split)], axis=0)
-    return float(sums[0] / len(split)), float(sums[1] / len(split))
+    loss, hits = current().sums(measure, lambda parts, part: evaluation_batches(split, parts=parts, part=part))
+    return float(loss / len(split)), float(hits / len(split))
 
 
 def _step_function(model: Any, loss: Loss, optimizer: Any, weight_decay: float) -> Callable[[Any, Any], Any]:
     variables = model.trainable_variables
     kernels = [variable for variable in variables if len(variable.shape) > 1]
+    devices = current()
 
-    @tf.function
-    def step(images: Any, labels: Any) -> Any:
+    def update(images: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
-            value = loss(images, labels)
+            value = devices.mean(loss(images, labels))
         optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
-        if weight_decay:
-            for kernel in kernels:
-                kernel.assign_sub(optimizer.learning_rate * weight_decay * kernel)
         return value
 
-    return step  # type: ignore[no-any-return]
+    def decay() -> None:
+        if weight_decay:
+            for kernel in kernels:
+                devices.assign(kernel, lambda each: each.assign_sub(optimizer.learning_rate * weight_decay * each))
+
+    return devices.step(update, decay)
 
 
 def _run_epoch(
@@ -118,24 +125,29 @@ def _run_epoch(
     total = config.epochs * per_epoch
     epoch = len(progress.history)
     started = spoken = time.perf_counter()
-    batches = training_batches(
-        train,
-        batch_size=config.batch_size,
-        augmentation=config.augmentation,
-        seed=config.seed,
-        first_step=progress.step,
-        steps=(epoch + 1) * per_epoch - progress.step,
+    batches = current().batches(
+        lambda parts, own: training_batches(
+            train,
+            batch_size=config.batch_size,
+            augmentation=config.augmentation,
+            seed=config.seed,
+            first_step=progress.step,
+            steps=(epoch + 1) * per_epoch - progress.step,
+            parts=parts,
+            own=own,
+        )
     )
     for images, labels in batches:
         optimizer.learning_rate.assign(learning_rate(config, progress.step, total) * progress.rate_scale)
         progress.loss_sum += float(step_function(images, labels))
         progress.loss_count += 1
-        progress.step = int(optimizer.iterations)
+        progress.step = int(optimizer.iterations.numpy())
         now = time.perf_counter()
         progress.seconds, started = progress.seconds + now - started, now
         if now - spoken > HEARTBEAT_S:
             spoken = now
             log.info("epoch %d/%d  %3.0f %%", epoch + 1, config.epochs, 100 * (progress.step / per_epoch - epoch))
+        current().stop_if_told()
 
 
 def _close_epoch(
@@ -151,7 +163,7 @@ def _close_epoch(
             "loss": loss,
             "validation_loss": validation_loss,
             "validation_accuracy": accuracy,
-            "learning_rate": float(optimizer.learning_rate),
+            "learning_rate": float(optimizer.learning_rate.numpy()),
             "seconds": progress.seconds,
         }
     )
@@ -171,5 +183,5 @@ def _close_epoch(
 
 
 def _fingerprint(model: Any, config: Optimization, train: Split) -> str:
-    parts = [config.model_dump(mode="json"), model.to_json(), len(train)]
+    parts = [config.model_dump(mode="json"), unreplicate(model).to_json(), len(train)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

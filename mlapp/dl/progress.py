@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mlapp import storage
+from mlapp.dl import workers
 from mlapp.dl.backend import tf
+from mlapp.dl.devices import current
 
 log = logging.getLogger("mlapp")
 STATE = "state.json"
@@ -45,21 +47,30 @@ class Checkpoints:
 
     def __init__(self, parent: Path, fingerprint: str, model: Any, optimizer: Any) -> None:
         self.folder = parent / fingerprint[:12]
+        self._fingerprint = fingerprint
+        self._model, self._optimizer = model, optimizer
         self._everything = tf.train.Checkpoint(model=model, optimizer=optimizer)
         self._weights = tf.train.Checkpoint(model=model)
 
     def restore(self) -> Progress:
         """The progress of an interrupted run, its weights and optimizer loaded; a new one where there was none."""
-        path = self.folder / STATE
-        if not path.exists():
-            return Progress()
-        progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
-        self._everything.read(str(self.folder / str(progress.latest))).assert_existing_objects_matched()
-        log.info("resuming after step %d", progress.step)
+        devices = current()
+        if devices.cluster:
+            workers.require_same(devices, self._fingerprint)
+            # By all workers together, where the first step or the chief's reading alone would.
+            self._optimizer._create_all_weights(self._model.trainable_variables)
+        progress = self._read() if devices.is_chief else Progress()
+        if devices.cluster:  # the others may not reach the chief's files
+            progress = Progress(**json.loads(workers.chiefs_text(devices, json.dumps(asdict(progress)))))
+            workers.share(devices, [*self._model.variables, *self._optimizer.variables()])
+        if progress.latest:
+            log.info("resuming after step %d", progress.step)
         return progress
 
     def save(self, progress: Progress, *, is_best: bool) -> None:
         """Write weights and optimizer, then the state; drop what the new state no longer names."""
+        if not current().is_chief:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         progress.latest = f"step-{progress.step}"
         self._write(self._everything, progress.latest)
@@ -76,7 +87,17 @@ class Checkpoints:
 
     def load_best(self, progress: Progress) -> None:
         """Put the best epoch's weights into the model."""
-        self._weights.read(str(self.folder / str(progress.best))).expect_partial()
+        if current().is_chief:
+            self._weights.read(str(self.folder / str(progress.best))).expect_partial()
+        workers.share(current(), self._model.variables)
+
+    def _read(self) -> Progress:
+        path = self.folder / STATE
+        if not path.exists():
+            return Progress()
+        progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
+        self._everything.read(str(self.folder / str(progress.latest))).assert_existing_objects_matched()
+        return progress
 
     def _write(self, checkpoint: Any, name: str) -> None:
         path = str(self.folder / name)

@@ -10,6 +10,7 @@ from mlapp.dl.backend import keras, tfmot
 from mlapp.dl.feed import steps_per_epoch
 from mlapp.dl.losses import distillation
 from mlapp.dl.optimise import optimise
+from mlapp.dl.replicas import replicate, unreplicate
 from mlapp.schema import Pruning
 
 RAMP_SHARE = 0.5  # of all steps: the sparsity rises until here, the rest recovers accuracy at full sparsity
@@ -35,9 +36,9 @@ def prune_weights(
 
     source = keras.models.clone_model(student)
     source.set_weights(student.get_weights())
-    pruned = keras.models.clone_model(source, clone_function=wrapped)
+    pruned = replicate(keras.models.clone_model(source, clone_function=wrapped))
     loss = distillation(
-        pruned, teacher, temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing
+        pruned, replicate(teacher), temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing
     )
     update = tfmot.sparsity.keras.UpdatePruningStep()
     update.set_model(pruned)
@@ -47,4 +48,4 @@ def prune_weights(
         after_epoch=lambda: update.on_epoch_end(None),
         eligible_from=min(-(-ramp // per_epoch), config.epochs - 1),
     )
-    return tfmot.sparsity.keras.strip_pruning(pruned), history
+    return unreplicate(tfmot.sparsity.keras.strip_pruning(pruned)), history

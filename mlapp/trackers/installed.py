@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Final
 
 from upath import UPath
 
-from mlapp import storage
+from mlapp import cluster, storage
 from mlapp.dl.vertex import vertex_folder
+from mlapp.errors import Dismissed, UserError
 from mlapp.schema import Config
 from mlapp.trackers.event_files import TensorBoard
 from mlapp.trackers.run_folder import RunFolder
@@ -56,8 +56,7 @@ def _wished(setting: str) -> str:
 def _is_chief() -> bool:
     """Whether this process is the one of several workers (TF_CONFIG) that speaks for all."""
     try:
-        told = json.loads(os.environ.get("TF_CONFIG") or "{}")
-        kind, index = told["task"]["type"], int(told["task"]["index"])
-        return kind == "chief" or (kind == "worker" and index == 0 and "chief" not in told["cluster"])
-    except (ValueError, KeyError, TypeError):
-        return True  # whoever trains tells what is wrong with it
+        crew = cluster.read()
+    except (UserError, Dismissed):
+        return True  # the stage itself tells what is wrong
+    return crew is None or crew.is_chief

@@ -57,3 +57,37 @@ def test_a_batch_larger_than_the_split_is_the_split(split: Split) -> None:
         split, batch_size=4096, augmentation="none", seed=0, first_step=0, steps=steps_per_epoch(split, 4096)
     )
     assert len(images) == 103
+
+
+@pytest.mark.parametrize("augmentation", ["none", "strong", "reference"])
+def test_parts_of_a_batch_are_together_the_batch_with_the_very_same_views(split: Split, augmentation: str) -> None:
+    """Given two workers of two devices each, then their elements in order are what one device would see."""
+    workers = [
+        [
+            images.numpy()
+            for images, _ in training_batches(
+                *(split,), batch_size=12, augmentation=augmentation, seed=3, first_step=4, steps=10, parts=4, own=own
+            )
+        ]
+        for own in (range(2), range(2, 4))
+    ]
+    whole = [
+        images.numpy()
+        for images, _ in training_batches(
+            split, batch_size=12, augmentation=augmentation, seed=3, first_step=4, steps=10
+        )
+    ]
+    for step, batch in enumerate(whole):
+        parts = [part for worker in workers for part in worker[2 * step : 2 * step + 2]]
+        assert np.array_equal(np.concatenate(parts), batch)
+
+
+def test_evaluation_in_parts_covers_everything_once_and_marks_what_it_filled_up(split: Split) -> None:
+    streams = [list(evaluation_batches(split, batch_size=30, parts=3, part=part)) for part in range(3)]
+    assert [len(stream) for stream in streams] == [2, 2, 2]
+    rows = [
+        (image[0, 0, 0], label) for stream in streams for batch in stream for image, label in zip(*batch, strict=True)
+    ]
+    assert len(rows) == 180
+    assert sorted(value for value, label in rows if label >= 0) == list(range(103))
+    assert all(label == value % 10 for value, label in rows if label >= 0)
