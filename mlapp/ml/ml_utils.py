@@ -6,6 +6,7 @@ Oriented Gradients for Human Detection, without their normalisation: four orient
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -74,12 +75,15 @@ class Features(Record):
         return pictures
 
 
+@functools.cache
 def windows(side: int, cells: int) -> Floats:
     """Which of ``side`` pixels belong to which of ``cells``, as 0/1 (cells, side); neighbours may share one."""
     edges = np.arange(cells + 1) * side
     first, last = edges[:-1] // cells, -(-edges[1:] // cells)
     pixel = np.arange(side)
-    return ((pixel >= first[:, None]) & (pixel < last[:, None])).astype(np.float32)
+    belong = ((pixel >= first[:, None]) & (pixel < last[:, None])).astype(np.float32)
+    belong.setflags(write=False)
+    return belong
 
 
 def pooled(planes: Floats, cells: tuple[int, int]) -> Floats:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from mlapp import storage
 from mlapp.dataset import Split
@@ -19,6 +19,7 @@ from mlapp.statistics import proportion
 from mlapp.vetting.scorer import median_us
 
 FEATURES = "features"
+PARTS = ("gradient_booster", "learner_model_param", "objective")
 CHUNK = 1000
 
 
@@ -61,21 +62,19 @@ def save(model: Any, path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """Read a model that `save` wrote; a `UserError` if the file is none. JSON holds numbers only, never code."""
+    """Read a model that `save` wrote; a `UserError` if the file is none. JSON holds numbers only, never code.
+
+    XGBoost ends the whole process over JSON that lacks a part of a model, so those are looked for first.
+    """
+    model, content = xgboost().Booster(), path.read_bytes()
     try:
-        return restored(path.read_bytes())
-    except ValueError as error:
+        learner = json.loads(content)["learner"]
+        Features.model_validate_json(learner["attributes"][FEATURES])
+        for part in PARTS:
+            learner[part]
+        model.load_model(bytearray(content))
+    except (ValueError, KeyError, TypeError) as error:  # XGBoost's own error is a ValueError, and so is pydantic's
         raise UserError(f"{path} is not a model of boosted trees: run its stage again with --force") from error
-
-
-def restored(content: bytes) -> Any:
-    """A model from what its ``save_raw`` gave; a ValueError if it is none."""
-    model = xgboost().Booster()
-    try:
-        model.load_model(bytearray(content))  # XGBoostError is a ValueError
-        features_of(model)
-    except (ValidationError, TypeError) as error:
-        raise ValueError("no features are named in it") from error
     return model
 
 
