@@ -168,7 +168,9 @@ class Baseline(Section):
     column_sample: float = Field(0.2, ge=0.01, le=1, description="share of the features that each split may use")
     l2: float = Field(1.0, ge=0, le=1000, description="L2 penalty on the leaves' values")
     pixel_grid: int = Field(14, ge=1, le=64, description="cells a side that pixels are pooled to")
-    gradient_grid: int = Field(7, ge=0, le=32, description="cells a side that gradients are summed in; 0: none")
+    gradient_grids: tuple[Annotated[int, Field(ge=1, le=32)], ...] = Field(
+        (4, 7), max_length=4, description="cells a side that gradients are averaged in, for each grid; [] for none"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the samples of images and features")
 
 

@@ -112,7 +112,7 @@ def baseline(folder: Path, errors: Iterable[int]) -> StageResult:
     errors, split = list(errors), images(400)
     groups = 2 * split.labels + (np.arange(400) // 10) % 2
     taught = np.where(np.isin(groups, errors), (split.labels + 1) % 10, split.labels)
-    features = Features(shape=(SIDE, SIDE, 1), pixel_grid=SIDE, gradient_grid=0)
+    features = Features(shape=(SIDE, SIDE, 1), pixel_grid=SIDE, gradient_grids=())
     matrix = xgboost().DMatrix(features(split.images), taught)
     parameters = {"objective": "multi:softprob", "num_class": 10, "max_depth": 8, "min_child_weight": 0}
     trees = xgboost().train(parameters, matrix, 5)

@@ -17,25 +17,27 @@ from mlapp.result import Record
 Floats = npt.NDArray[np.float32]
 CHUNK_PIXELS = 1 << 20
 ORIENTATIONS = 4
-STEEPEST = 510.0  # the largest difference along a diagonal: twice 255
+PIXELS = "pixels"
+STEEPEST = np.float32(510)  # the largest difference along a diagonal: twice 255
 
 
 class Features(Record):
     """How an image of a ``shape`` (height, width, channels) becomes a row of bytes.
 
-    ``pixel_grid`` and ``gradient_grid`` are cells a side; 0 leaves that part out, no cell is smaller than a pixel.
+    ``pixel_grid`` and each of ``gradient_grids`` are cells a side; no cell is smaller than a pixel.
     """
 
     shape: tuple[int, int, int]
     pixel_grid: int
-    gradient_grid: int
+    gradient_grids: tuple[int, ...]
 
     @property
     def parts(self) -> dict[str, tuple[int, int, int]]:
         """The features' order: each part's planes (channels, or orientations) and its cells, row by row."""
         height, width, channels = self.shape
-        parts = {"pixels": (channels, self.pixel_grid), "gradients": (ORIENTATIONS, self.gradient_grid)}
-        return {name: (planes, min(grid, height), min(grid, width)) for name, (planes, grid) in parts.items() if grid}
+        parts = {PIXELS: (channels, self.pixel_grid)}
+        parts |= {f"gradients, {grid} × {grid}": (ORIENTATIONS, grid) for grid in self.gradient_grids}
+        return {name: (planes, min(grid, height), min(grid, width)) for name, (planes, grid) in parts.items()}
 
     @property
     def count(self) -> int:
@@ -52,11 +54,13 @@ class Features(Record):
         step = max(1, CHUNK_PIXELS // int(np.prod(self.shape)))
         for start in range(0, len(images), step):
             chunk = images[start : start + step].transpose(0, 3, 1, 2).astype(np.float32)
+            steep = slopes(np.rint(chunk.mean(1)))
             column = 0
             for name, part in self.parts.items():
-                cells = pooled(chunk if name == "pixels" else slopes(np.rint(chunk.mean(1))), part[1:])
                 # Most cells have few edges: the square root gives them most of the 256 steps.
-                values = cells if name == "pixels" else 255 * np.sqrt(cells / np.float32(STEEPEST))
+                values = (
+                    pooled(chunk, part[1:]) if name == PIXELS else 255 * np.sqrt(pooled(steep, part[1:]) / STEEPEST)
+                )
                 size = int(np.prod(part))
                 found[start : start + step, column : column + size] = np.rint(values).reshape(len(chunk), size)
                 column += size

@@ -21,7 +21,7 @@ from mlapp.ml.backend import xgboost
 from mlapp.ml.boosting import best, boost
 from mlapp.ml.importance import draw
 from mlapp.ml.ml_utils import Features
-from mlapp.ml.xgboost_model import describe, evaluate, latency_us, load, nodes, save
+from mlapp.ml.xgboost_model import describe, evaluate, features_of, latency_us, load, nodes, save
 from mlapp.result import Metric, Outcome, ResultUri
 from mlapp.schema import Baseline
 from mlapp.search_space import Real, SearchSpace, Whole
@@ -53,7 +53,7 @@ def fit(config: Baseline, dataset: Dataset, folder: Path) -> tuple[Any, list[dic
     """A trained model and its history, one record each few rounds; ``folder`` keeps checkpoints to resume from."""
     train, validation = dataset.split("train"), dataset.split("validation")
     _check(train, validation, dataset.classes)
-    features = Features(shape=dataset.shape, pixel_grid=config.pixel_grid, gradient_grid=config.gradient_grid)
+    features = Features(shape=dataset.shape, pixel_grid=config.pixel_grid, gradient_grids=config.gradient_grids)
     with termination_deferred():  # XGBoost reads the arrays through callbacks, which would swallow a SIGTERM
         matrix = _matrix(train, features, config)
         matrices = matrix, _matrix(validation, features, config, like=matrix)
@@ -129,7 +129,7 @@ def _candidate(path: Path, validation: Split, config: Baseline) -> Candidate:
         validation_accuracy=evaluate(model, validation),
         latency_us=latency_us(path, validation.images[0], LATENCY_RUNS),
         description=f"{rounds} rounds of boosted trees, depth {config.max_depth}, "
-        f"on {config.pixel_grid}² pooled pixels and {config.gradient_grid}² cells of gradients",
+        f"on {features_of(model).count} pooled pixels and gradients",
     )
     accuracy = candidate.validation_accuracy
     log.info(

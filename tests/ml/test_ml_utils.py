@@ -35,18 +35,18 @@ def plainly(image: np.ndarray, features: Features) -> list[int]:
         return found
 
     pixels = means(channels, features.pixel_grid, lambda plane, y, x: int(image[y, x, plane]))
-    gradients = means(4, features.gradient_grid, slope) if features.gradient_grid else []
+    gradients = [mean for grid in features.gradient_grids for mean in means(4, grid, slope)]
     return [round(mean) for mean in pixels] + [round(255 * math.sqrt(mean / 510)) for mean in gradients]
 
 
 @pytest.mark.parametrize(
-    ("shape", "pixel_grid", "gradient_grid"),
-    [((28, 28, 1), 14, 7), ((28, 28, 1), 28, 0), ((11, 8, 3), 5, 3), ((6, 9, 1), 64, 32)],
+    ("shape", "pixel_grid", "gradient_grids"),
+    [((28, 28, 1), 14, (4, 7)), ((28, 28, 1), 28, ()), ((11, 8, 3), 5, (3,)), ((6, 9, 1), 64, (32, 2))],
 )
 def test_features_are_what_the_definition_says(
-    shape: tuple[int, int, int], pixel_grid: int, gradient_grid: int
+    shape: tuple[int, int, int], pixel_grid: int, gradient_grids: tuple[int, ...]
 ) -> None:
-    features = Features(shape=shape, pixel_grid=pixel_grid, gradient_grid=gradient_grid)
+    features = Features(shape=shape, pixel_grid=pixel_grid, gradient_grids=gradient_grids)
     images = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
     images[0], images[1, ::2] = 255, 0
     found = features(images)
@@ -61,7 +61,7 @@ def test_features_are_what_the_definition_says(
 def test_an_image_has_the_same_features_alone_and_in_any_chunk(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features = Features(shape=dataset.shape, pixel_grid=14, gradient_grid=7)
+    features = Features(shape=dataset.shape, pixel_grid=14, gradient_grids=(7,))
     images = dataset.split("train").images[:50]
     together = features(images)
     monkeypatch.setattr(ml_utils, "CHUNK_PIXELS", 7 * 28 * 28)
@@ -79,11 +79,12 @@ def test_cells_cover_every_pixel_and_differ_by_at_most_one(side: int, cells: int
 
 
 def test_a_features_value_lies_where_its_pixels_are() -> None:
-    features = Features(shape=(8, 8, 1), pixel_grid=4, gradient_grid=2)
+    features = Features(shape=(8, 8, 1), pixel_grid=4, gradient_grids=(2,))
     values = np.zeros(features.count, np.float32)
     values[5], values[16 + 3] = 4.0, 8.0  # second row and column of pixels; lower right of the first orientation
     pictures = features.spread(values)
     assert np.array_equal(np.argwhere(pictures["pixels"]), [[2, 2], [2, 3], [3, 2], [3, 3]])
     assert pictures["pixels"].sum() == 4
-    assert np.count_nonzero(pictures["gradients"][4:, 4:]) == 16 == np.count_nonzero(pictures["gradients"])
-    assert pictures["gradients"].sum() == 8
+    gradients = pictures["gradients, 2 × 2"]
+    assert np.count_nonzero(gradients[4:, 4:]) == 16 == np.count_nonzero(gradients)
+    assert gradients.sum() == 8

@@ -208,7 +208,7 @@ def test_what_a_search_found_replaces_the_settings(data_uri: str, dataset: Datas
 
 
 def test_pixels_alone_can_be_learnt_from(dataset: Dataset, tmp_path: Path) -> None:
-    model, history = fit(Baseline(**FAST | {"rounds": 10}, gradient_grid=0, pixel_grid=28), dataset, tmp_path)
+    model, history = fit(Baseline(**FAST | {"rounds": 10}, gradient_grids=(), pixel_grid=28), dataset, tmp_path)
     assert xgboost_model.features_of(model).count == 784
     assert boosting.best(history)["validation_accuracy"] > 0.6
 
@@ -274,5 +274,5 @@ def test_help_imports_no_xgboost() -> None:
 
 def test_features_travel_with_the_model(result: StageResult) -> None:
     assert xgboost_model.features_of(load(result.local("model"))) == Features(
-        shape=(28, 28, 1), pixel_grid=14, gradient_grid=7
+        shape=(28, 28, 1), pixel_grid=14, gradient_grids=(4, 7)
     )
