@@ -57,10 +57,9 @@ class Features(Record):
             steep = slopes(np.rint(chunk.mean(1)))
             column = 0
             for name, part in self.parts.items():
-                # Most cells have few edges: the square root gives them most of the 256 steps.
-                values = (
-                    pooled(chunk, part[1:]) if name == PIXELS else 255 * np.sqrt(pooled(steep, part[1:]) / STEEPEST)
-                )
+                values = pooled(chunk if name == PIXELS else steep, part[1:])
+                if name != PIXELS:  # most cells have few edges: the root gives them most of the 256 steps
+                    values = 255 * np.sqrt(values / STEEPEST)
                 size = int(np.prod(part))
                 found[start : start + step, column : column + size] = np.rint(values).reshape(len(chunk), size)
                 column += size
