@@ -1,4 +1,4 @@
-"""A candidate: one exported model with what is known of it before the test set is touched.
+"""A candidate: one model file with what is known of it before the test set is touched.
 
 Every stage that makes a model leaves ``candidates.json`` (artifact ``candidates``) beside the files it names.
 """
@@ -12,12 +12,16 @@ from pydantic import TypeAdapter, ValidationError
 from mlapp.errors import UserError
 from mlapp.result import Metric, Record, StageResult
 
-Kind = Literal["teacher", "student", "filters pruned", "weights pruned"]
+Kind = Literal["teacher", "student", "filters pruned", "weights pruned", "baseline"]
 Precision = Literal["float32", "int8"]
 
 
 class Candidate(Record):
-    """One LiteRT file. Accuracy is on the validation split, measured through the LiteRT interpreter."""
+    """One LiteRT file, or the baseline's trees. Accuracy is on the validation split, measured through the file itself.
+
+    For trees, ``parameters`` counts nodes (a threshold in each split, a value in each leaf), and there are no ``macs``:
+    they multiply nothing.
+    """
 
     name: str
     kind: Kind
@@ -27,7 +31,7 @@ class Candidate(Record):
     compressed_bytes: int
     parameters: int
     nonzero_parameters: int
-    macs: int
+    macs: int | None
     validation_accuracy: Metric
     latency_us: Metric
     description: str = ""

@@ -214,6 +214,25 @@ class Devices(Section):
     )
 
 
+class Baseline(Section):
+    """The classical baseline: boosted trees on pooled pixels and gradients, to compare the networks with."""
+
+    rounds: int = Field(100, ge=1, le=10_000, description="most boosting rounds; each adds one tree a class")
+    patience: int = Field(20, ge=5, description="stop after so many rounds without a better validation loss")
+    learning_rate: float = Field(0.3, gt=0, le=1, description="share of each tree's answer that is taken")
+    max_depth: int = Field(6, ge=1, le=12, description="most splits from a tree's root to a leaf")
+    max_bin: int = Field(32, ge=4, le=256, description="steps that each feature is told apart in; cost grows with them")
+    min_child_weight: float = Field(1.0, ge=0, le=1000, description="least sum of Hessians in a leaf")
+    subsample: float = Field(1.0, ge=0.1, le=1, description="share of the images that each round learns from")
+    column_sample: float = Field(0.2, ge=0.01, le=1, description="share of the features that each split may use")
+    l2: float = Field(1.0, ge=0, le=1000, description="L2 penalty on the leaves' values")
+    pixel_grid: int = Field(14, ge=1, le=64, description="cells a side that pixels are pooled to")
+    gradient_grids: tuple[Annotated[int, Field(ge=1, le=32)], ...] = Field(
+        (4, 7), max_length=4, description="cells a side that gradients are averaged in, for each grid; [] for none"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the samples of images and features")
+
+
 class Export(Section):
     """Conversion to LiteRT, and how it is measured."""
 
@@ -241,6 +260,9 @@ class Vetting(Section):
         0.05, ge=0, le=1, description="most recall that any class may lose against the champion"
     )
     significance: float = Field(0.05, gt=0, lt=0.5, description="level of McNemar's exact test")
+    beat_baseline: bool = Field(
+        False, description="hold a challenger that is not significantly better than the classical baseline"
+    )
     max_bytes: int = Field(150_000, ge=1000, description="byte budget of the model file")
     max_latency_us: float = Field(5000.0, gt=0, description="budget for one image on one thread, in microseconds")
     bootstrap_samples: int = Field(10_000, ge=1000, description="resamples of the paired bootstrap interval")
@@ -271,6 +293,7 @@ class Config(BaseSettings):
     distillation: Distillation = Distillation()
     pruning: Pruning = Pruning()
     devices: Devices = Devices()
+    baseline: Baseline = Baseline()
     export: Export = Export()
     selection: Selection = Selection()
     vetting: Vetting = Vetting()

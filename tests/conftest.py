@@ -10,7 +10,8 @@ from pathlib import Path
 import planted
 import pytest
 
-from mlapp.etl import gcp_dataloader
+from mlapp.dataset import Dataset
+from mlapp.etl import gcp_dataloader, image_etl, quality
 from mlapp.result import StageResult
 
 DATASETS = Path(__file__).parents[1] / ".cache" / "datasets"
@@ -20,6 +21,20 @@ DATASETS = Path(__file__).parents[1] / ".cache" / "datasets"
 def raw_uri() -> str:
     """URI of the extract stage's result on the real Fashion-MNIST; the 70,000 images are fetched once and kept."""
     return gcp_dataloader.run(gcp_dataloader.Extract(), DATASETS / "fashion_mnist").uri
+
+
+@pytest.fixture(scope="session")
+def data_uri(tmp_path_factory: pytest.TempPathFactory, raw_uri: str) -> str:
+    """The URI of a transform result: 1,000 real training images and as many test images."""
+    folder = tmp_path_factory.mktemp("data")
+    report = quality.run(quality.run.config(raw=raw_uri), folder / "validate")
+    config = image_etl.run.config(raw=raw_uri, report=report.uri, limit=1000)
+    return image_etl.run(config, folder / "transform").uri
+
+
+@pytest.fixture(scope="session")
+def dataset(data_uri: str) -> Dataset:
+    return Dataset.open(data_uri)
 
 
 @pytest.fixture
@@ -43,6 +58,12 @@ def planted_data(tmp_path_factory: pytest.TempPathFactory) -> StageResult:
 @pytest.fixture(scope="session")
 def planted_teacher(tmp_path_factory: pytest.TempPathFactory) -> StageResult:
     return planted.models(tmp_path_factory.mktemp("planted") / "teacher", "teacher", "teacher", errors=[0])
+
+
+@pytest.fixture(scope="session")
+def planted_baseline(tmp_path_factory: pytest.TempPathFactory) -> StageResult:
+    """Boosted trees that err on four groups (80 %)."""
+    return planted.baseline(tmp_path_factory.mktemp("planted") / "baseline", errors=[10, 12, 14, 16])
 
 
 @pytest.fixture(scope="session")

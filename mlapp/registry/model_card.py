@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mlapp import storage
+from mlapp.registry.training_cost import Cost, cost
 from mlapp.result import Metric, StageResult
 from mlapp.vetting.verdict import Verdict
 
@@ -43,7 +44,9 @@ def write(
         "points": points,
         "moment": moment,
         "bound": bound,
+        "seconds": seconds,
     }
+    candidates = _candidates(stages)
     pictures = {
         name: "data:image/png;base64," + base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
         for name in ("confusion", "frontier")
@@ -54,7 +57,8 @@ def write(
             verdict=verdict,
             chosen=chosen,
             stages=[stage for stage in stages if stage.timings],
-            candidates=_candidates(stages),
+            models=_compared(verdict, chosen, candidates),
+            candidates=candidates,
             pictures=pictures,
             settings={f"{stage.stage} {stage.key[:12]}": _settings(stage) for stage in stages},
             weakest=int(np.argmin([metric.value for metric in verdict.challenger.recall])),
@@ -85,6 +89,14 @@ def bound(value: float) -> str:
 def moment(iso: str) -> str:
     """``2026-08-26 14:05 UTC``."""
     return f"{iso[:10]} {iso[11:16]} UTC"
+
+
+def seconds(spent: Cost | None) -> str:
+    """``631 (1,547)``: a model's own CPU-seconds, and in brackets those with all it learnt from, where it did."""
+    if spent is None:
+        return "–"
+    told = f"{spent.own:,.0f}"
+    return told if spent.with_forebears == spent.own else f"{told} ({spent.with_forebears:,.0f})"
 
 
 def draw_confusion(verdict: Verdict, path: Path) -> None:
@@ -127,8 +139,28 @@ def _settings(stage: StageResult) -> str:
 
 
 def _candidates(stages: Sequence[StageResult]) -> list[dict[str, Any]]:
+    """The candidates as the choice placed them, each with what it cost."""
     for stage in stages:
         if "frontier" in stage.artifacts:
             placed: list[dict[str, Any]] = json.loads(stage.local("frontier").read_text(encoding="utf-8"))
-            return placed
+            return [{**entry, "cost": cost(entry["result"], stages)} for entry in placed]
     return []
+
+
+def _compared(verdict: Verdict, chosen: dict[str, Any], candidates: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The models that were scored on the test images, this one first, each with what it cost where that is known."""
+    costs = {"this model": next((entry["cost"] for entry in candidates if entry["candidate"] == chosen), None)}
+    titles = {"teacher": "teacher, float32", "baseline": "baseline, boosted trees"}
+    for entry in candidates:
+        costs.setdefault(titles.get(entry["candidate"]["kind"], ""), entry["cost"])
+    rows = [
+        ("this model", verdict.challenger, None),
+        ("former champion", verdict.champion, verdict.against_champion),
+        (titles["teacher"], verdict.teacher, verdict.against_teacher),
+        (titles["baseline"], verdict.baseline, verdict.against_baseline),
+    ]
+    return [
+        {"title": title, "scored": scored, "against": against, "cost": costs.get(title)}
+        for title, scored, against in rows
+        if scored
+    ]

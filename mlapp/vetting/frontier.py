@@ -67,6 +67,8 @@ def teacher_of(candidates: Sequence[tuple[Candidate, str]]) -> tuple[Candidate, 
 
 def _obstacle(candidate: Candidate, floor: float, policy: Selection) -> str | None:
     accuracy, latency = candidate.validation_accuracy.value, candidate.latency_us.value
+    if candidate.kind == "baseline":
+        return "is the baseline, to compare with"
     if policy.precision not in ("any", candidate.precision):
         return f"precision is not {policy.precision}"
     if candidate.bytes > policy.max_bytes:

@@ -9,7 +9,13 @@ from mlapp import storage
 from mlapp.candidate import Candidate
 from mlapp.vetting.frontier import Placed
 
-COLOURS = {"teacher": "#4c566a", "student": "#2a6fbb", "filters pruned": "#d1722b", "weights pruned": "#3c9a5f"}
+COLOURS = {
+    "teacher": "#4c566a",
+    "student": "#2a6fbb",
+    "filters pruned": "#d1722b",
+    "weights pruned": "#3c9a5f",
+    "baseline": "#8e5ea2",
+}
 MARKERS = {"float32": "o", "int8": "s"}
 
 

@@ -33,20 +33,20 @@ def at_most(name: str, value: float, bound: float, detail: str = "") -> Gate:
     return Gate(name=name, value=value, bound=bound, relation="<=", passed=passed, on_failure="reject", detail=detail)
 
 
-def improvement(difference: Metric, p_value: float, significance: float) -> list[Gate]:
-    """Against a champion: significantly worse rejects, anything short of significantly better holds."""
+def improvement(difference: Metric, p_value: float, significance: float, over: str = "champion") -> list[Gate]:
+    """Against a champion (or the baseline): significantly worse rejects, short of significantly better holds."""
     significant = p_value < significance
     shared: dict[str, Any] = {"value": difference.value, "bound": 0.0, "detail": f"McNemar's exact p = {p_value:.3g}"}
     return [
         Gate(
-            name="not significantly worse than the champion",
+            name=f"not significantly worse than the {over}",
             relation=">=",
             passed=not (significant and difference.value < 0),
             on_failure="reject",
             **shared,
         ),
         Gate(
-            name="significantly better than the champion",
+            name=f"significantly better than the {over}",
             relation=">",
             passed=significant and difference.value > 0,
             on_failure="hold",

@@ -6,6 +6,7 @@ Every accuracy that the project reports, before and after promotion, comes throu
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,23 @@ def score(model: Path, images: npt.NDArray[np.uint8], threads: int = 1) -> npt.N
 
 
 def latency_us(model: Path, image: npt.NDArray[np.uint8], runs: int) -> Metric:
-    """Median time of one ``image`` (height, width, channels) or (1, …) on one thread, in microseconds.
-
-    ``runs`` single inferences are timed after a warm-up; the interval is the distribution-free 95 % one of the median.
-    """
+    """Median time of one ``image`` (height, width, channels) or (1, …) on one thread, in microseconds."""
     interpreter = _open(model, threads=1)
     [entry] = interpreter.get_input_details()
     pixels = np.ascontiguousarray(image, entry["dtype"]).reshape(entry["shape"])
     interpreter.set_tensor(entry["index"], pixels)
+    return median_us(interpreter.invoke, runs)
+
+
+def median_us(infer: Callable[[], object], runs: int) -> Metric:
+    """Median time of a call in microseconds.
+
+    ``runs`` single calls are timed after a warm-up; the interval is the distribution-free 95 % one of the median.
+    """
     times = np.empty(runs)
     for run in range(-WARM_UP, runs):
         start = time.perf_counter_ns()
-        interpreter.invoke()
+        infer()
         times[max(run, 0)] = (time.perf_counter_ns() - start) / 1e3
     low, high = median_interval(times)
     return Metric(value=round(float(np.median(times)), 2), n=runs, low=round(low, 2), high=round(high, 2), unit="µs")

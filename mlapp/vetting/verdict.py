@@ -13,6 +13,7 @@ from pydantic import Field
 from mlapp import statistics, storage
 from mlapp.dataset import Dataset, Split
 from mlapp.errors import UserError
+from mlapp.ml import xgboost_model
 from mlapp.registry.bundle import Manifest, verify
 from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Input, Metric, Outcome, Record, ResultUri, StageResult
@@ -30,6 +31,7 @@ class VetConfig(Vetting):
 
     challenger: ResultUri = Field(description="result of selector")
     data: ResultUri = Field(description="result of image_etl")
+    baseline: ResultUri | None = Field(None, description="result of xgboost_trainer, to compare the challenger with")
     registry: str = Field("production_models", description="folder or gs:// prefix of promoted bundles")
     name: str = Field(
         "fashion_mnist", pattern=r"^[a-z][a-z0-9_]{0,39}$", description="name of the model in the registry"
@@ -69,8 +71,10 @@ class Verdict(Record):
     challenger: Scored
     champion: Scored | None
     teacher: Scored
+    baseline: Scored | None = None
     against_champion: Comparison | None
     against_teacher: Comparison
+    against_baseline: Comparison | None = None
     data: str = Field(description="digest of the data set that it was scored on")
     champion_before: str | None = Field(description="id of the bundle that the pointer named, if any")
 
@@ -92,17 +96,20 @@ def with_champion(config: VetConfig) -> VetConfig:
 
 @stage("vet", area="models", section="vetting", resolve=with_champion)
 def run(config: VetConfig, workdir: Path) -> Outcome:
-    """Score challenger, champion and teacher anew on the same images, and decide."""
+    """Score challenger, champion, teacher and baseline anew on the same images, and decide."""
+    if config.beat_baseline and config.baseline is None:
+        raise UserError("vetting.beat_baseline needs a baseline: give --baseline the result of xgboost_trainer")
     chosen = intact(config.challenger)
     dataset = Dataset.open(intact(config.data).uri)
     test = dataset.split("test")
     champion = _champion(config.champion, dataset)
     paths = {"challenger": chosen.local("model"), "teacher": chosen.local("teacher_float32")}
     paths |= {"champion": champion[1]} if champion else {}
-    answers = {who: score(path, test.images).argmax(-1) for who, path in paths.items()}
+    paths |= {"baseline": intact(config.baseline).local("model")} if config.baseline else {}
+    answers = {who: _score(who, path, test).argmax(-1) for who, path in paths.items()}
     scored = {who: _scored(who, path, answers[who], test, dataset) for who, path in paths.items()}
     against = {who: _compare(answers["challenger"], answers[who], test, config) for who in paths if who != "challenger"}
-    gates = _gates(scored, against.get("champion"), dataset.classes, config)
+    gates = _gates(scored, against, dataset.classes, config)
     verdict = Verdict(
         decision=decide(gates),
         gates=gates,
@@ -110,8 +117,10 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
         challenger=scored["challenger"],
         champion=scored.get("champion"),
         teacher=scored["teacher"],
+        baseline=scored.get("baseline"),
         against_champion=against.get("champion"),
         against_teacher=against["teacher"],
+        against_baseline=against.get("baseline"),
         data=dataset.result.digest(),
         champion_before=champion[0] if champion else None,
     )
@@ -131,6 +140,7 @@ def headline(verdict: Verdict) -> str:
     accuracy = verdict.challenger.accuracy
     told = f"{verdict.decision}: {percent(accuracy)} on {accuracy.n:,} test images"
     told += f" (teacher {percent(verdict.teacher.accuracy)}"
+    told += f", baseline {percent(verdict.baseline.accuracy)}" if verdict.baseline else ""
     told += f", champion {percent(verdict.champion.accuracy)})" if verdict.champion else ", no champion yet)"
     failed = [gate.name for gate in verdict.gates if not gate.passed]
     return told + (f"; failed: {', '.join(failed)}" if failed else "")
@@ -155,6 +165,15 @@ def _champion(uri: str | None, dataset: Dataset) -> tuple[str, Path] | None:
     return manifest.id, storage.fetch(folder / manifest.model)
 
 
+def _score(who: str, path: Path, test: Split) -> npt.NDArray[np.float32]:
+    return xgboost_model.score(path, test.images) if who == "baseline" else score(path, test.images)
+
+
+def _latency(who: str, path: Path, test: Split) -> Metric:
+    time_of = xgboost_model.latency_us if who == "baseline" else latency_us
+    return time_of(path, test.images[0], LATENCY_RUNS)
+
+
 def _scored(who: str, path: Path, answers: npt.NDArray[np.int64], test: Split, dataset: Dataset) -> Scored:
     confusion = statistics.confusion_matrix(test.labels, answers, len(dataset.classes))
     return Scored(
@@ -164,7 +183,7 @@ def _scored(who: str, path: Path, answers: npt.NDArray[np.int64], test: Split, d
         recall=statistics.class_recall(confusion),
         confusion=confusion.tolist(),
         bytes=path.stat().st_size,
-        latency_us=latency_us(path, test.images[0], LATENCY_RUNS),
+        latency_us=_latency(who, path, test),
     )
 
 
@@ -181,7 +200,7 @@ def _compare(
 
 
 def _gates(
-    scored: dict[str, Scored], against: Comparison | None, classes: tuple[str, ...], config: Vetting
+    scored: dict[str, Scored], against: dict[str, Comparison], classes: tuple[str, ...], config: Vetting
 ) -> list[Gate]:
     challenger = scored["challenger"]
     recalls = [metric.value for metric in challenger.recall]
@@ -192,11 +211,14 @@ def _gates(
         at_most("file size (bytes)", challenger.bytes, config.max_bytes),
         at_most("latency (µs, one thread)", challenger.latency_us.value, config.max_latency_us),
     ]
-    if against is not None:
+    if champion := against.get("champion"):
         drops = [before.value - after for before, after in zip(scored["champion"].recall, recalls, strict=True)]
         most = int(np.argmax(drops))
         gates.append(at_most("most recall lost by a class", drops[most], config.max_class_drop, classes[most]))
-        gates += improvement(against.difference, against.p_value, config.significance)
+        gates += improvement(champion.difference, champion.p_value, config.significance)
+    if config.beat_baseline:
+        baseline = against["baseline"]
+        gates += improvement(baseline.difference, baseline.p_value, config.significance, over="baseline")
     return gates
 
 

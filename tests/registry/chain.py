@@ -24,12 +24,22 @@ class Chain:
         return promoter.read_verdict(self.vetted)
 
 
-def vet(folder: Path, data: StageResult, teacher: StageResult, student: StageResult, **settings: object) -> Chain:
+def vet(
+    folder: Path,
+    data: StageResult,
+    teacher: StageResult,
+    student: StageResult,
+    baseline: StageResult | None = None,
+    **settings: object,
+) -> Chain:
     """Everything but the promotion; ``promoted`` is the vet's own result."""
-    choice = selector.SelectorConfig(results=(teacher.uri, student.uri), max_accuracy_drop=1.0)
+    models = (teacher.uri, student.uri, *([baseline.uri] if baseline else ()))
+    choice = selector.SelectorConfig(results=models, max_accuracy_drop=1.0)
     model = Path(student.folder).name
     chosen = selector.run(choice, folder / "choose" / model)
     settings = {"registry": str(folder / "registry"), **settings}
+    if baseline:
+        settings["baseline"] = baseline.uri
     config = verdict.VetConfig(challenger=chosen.uri, data=data.uri, **settings)
     vetted = verdict.run(config, folder / "vet" / model)
     return Chain(chosen, vetted, vetted)

@@ -125,3 +125,76 @@ def test_a_champion_of_other_classes_is_told(
     other = planted.data(tmp_path / "other", classes=tuple("klmnopqrst"))
     with pytest.raises(UserError, match=r"promote this model under another promotion\.name"):
         chain.vet(tmp_path, other, planted_teacher, planted_student(5))
+
+
+def test_the_baseline_is_scored_on_the_same_images_and_compared(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any, planted_baseline: Any
+) -> None:
+    """Given trees that err on four groups and a challenger on another one, then both stand in the verdict."""
+    run = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3), planted_baseline)
+    found = run.verdict
+    assert found.baseline
+    assert found.against_baseline
+    assert (found.baseline.accuracy.value, found.baseline.accuracy.n) == (0.8, 2000)
+    assert found.baseline.sha256 == planted_baseline.artifacts["model"].sha256
+    assert found.baseline.latency_us.n == 200
+    assert found.against_baseline.difference.value == pytest.approx(0.15)
+    assert (found.against_baseline.only_challenger_right, found.against_baseline.only_other_right) == (400, 100)
+    assert found.decision == "promote"
+    assert not any("baseline" in gate.name for gate in found.gates)
+    assert "(teacher 95.00 %, baseline 80.00 %, no champion yet)" in run.vetted.headline
+    assert run.vetted.metrics["baseline.test_accuracy"] == found.baseline.accuracy
+    assert np.load(run.vetted.local("predictions"), allow_pickle=False).shape == (3, 2000)
+
+
+@pytest.mark.parametrize(
+    ("errors", "decision", "gate"),
+    [
+        ((3,), "promote", None),
+        ((1, 3, 5, 7), "hold", "significantly better than the baseline"),
+        ((1, 3, 5, 7, 9, 11), "reject", "not significantly worse than the baseline"),
+    ],
+)
+def test_a_challenger_may_be_asked_to_beat_the_baseline(
+    tmp_path: Path,
+    planted_data: StageResult,
+    planted_teacher: StageResult,
+    planted_student: Any,
+    planted_baseline: StageResult,
+    errors: tuple[int, ...],
+    decision: str,
+    gate: str | None,
+) -> None:
+    settings = {"min_accuracy": 0.5, "min_class_recall": 0.0, "beat_baseline": True}
+    student = planted_student(*errors)
+    found = chain.vet(tmp_path, planted_data, planted_teacher, student, planted_baseline, **settings).verdict
+    assert found.decision == decision
+    assert gate is None or gate in failed(found)
+
+
+def test_without_a_baseline_none_can_be_beaten(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    with pytest.raises(UserError, match=r"beat_baseline needs a baseline: give --baseline the result of"):
+        chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3), beat_baseline=True)
+
+
+def test_another_baseline_is_another_verdict(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any, planted_baseline: Any
+) -> None:
+    keys = {
+        chain.vet(tmp_path / str(bool(given)), planted_data, planted_teacher, planted_student(3), given).vetted.key
+        for given in (None, planted_baseline)
+    }
+    assert len(keys) == 2
+
+
+def test_a_network_is_no_baseline(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    chosen = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3)).challenger
+    config = verdict.VetConfig(
+        challenger=chosen.uri, data=planted_data.uri, baseline=chosen.uri, registry=str(tmp_path / "registry")
+    )
+    with pytest.raises(UserError, match="is not a model of boosted trees"):
+        verdict.run(config, tmp_path / "again")

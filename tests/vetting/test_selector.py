@@ -64,6 +64,15 @@ def test_the_frontier_is_what_nothing_beats_in_every_respect() -> None:
     assert {entry.candidate.name for entry in placed if entry.on_frontier} == {"teacher", "good", "small", "poor"}
 
 
+def test_the_baseline_stands_in_the_comparison_and_is_never_chosen() -> None:
+    """Given boosted trees that are smaller, faster and more accurate than all networks, then they are not chosen."""
+    trees = planted.candidate("xgboost", "baseline", "float32", 0.93, 5_000, latency=10)
+    placed = frontier.place(entries(TEACHER, GOOD, SMALL, trees), Selection(precision="any"))
+    assert frontier.choose(placed).candidate == SMALL
+    assert placed[-1].obstacle == "is the baseline, to compare with"
+    assert [entry.candidate.name for entry in placed if entry.on_frontier] == ["xgboost"]
+
+
 def test_without_a_qualified_candidate_every_obstacle_is_told() -> None:
     placed = frontier.place(entries(TEACHER, POOR), Selection(max_bytes=5000))
     with pytest.raises(UserError, match=r"poor int8: 10,000 bytes, over selection\.max_bytes 5,000"):
@@ -89,3 +98,15 @@ def test_the_stage_leaves_challenger_frontier_and_plot_and_never_opens_a_split(
     assert result.local("frontier_plot").read_bytes().startswith(b"\x89PNG")
     assert len(json.loads(result.local("frontier").read_text())) == 4
     assert "2,000 validation images" in result.headline
+
+
+def test_the_baselines_result_may_be_among_the_results(
+    planted_teacher: StageResult, planted_student: Any, planted_baseline: StageResult, tmp_path: Path
+) -> None:
+    """Given a result that has neither int8 nor Keras files, then the choice is what it is without it."""
+    alone, beside = (planted_teacher.uri, planted_student(0).uri), planted_baseline.uri
+    expected = selector.run(selector.SelectorConfig(results=alone), tmp_path / "alone")
+    found = selector.run(selector.SelectorConfig(results=(beside, *alone)), tmp_path / "beside")
+    assert found.artifacts["model"] == expected.artifacts["model"]
+    assert json.loads(found.local("frontier").read_text())[0]["candidate"]["kind"] == "baseline"
+    assert found.local("frontier_plot").read_bytes() != expected.local("frontier_plot").read_bytes()

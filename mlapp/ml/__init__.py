@@ -1,0 +1,1 @@
+"""The classical baseline: boosted trees on simple features of the images."""

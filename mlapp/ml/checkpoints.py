@@ -1,0 +1,56 @@
+"""Where a boosting stands, on disk: one file that holds trees and history, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlapp import storage
+
+log = logging.getLogger("mlapp")
+Record = dict[str, float]
+HISTORY = "history"
+
+
+class Checkpoints:
+    """The latest checkpoint of a boosting in a folder of its own.
+
+    A file is named by its round and by the hash of its content: a damaged one is told, and never read by XGBoost.
+    """
+
+    def __init__(self, folder: Path, fresh: Callable[[], Any], parameters: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._fresh = fresh
+        self._parameters = dict(parameters)
+
+    def restore(self) -> tuple[Any, list[Record]]:
+        """A booster with the trees of the latest checkpoint, and its history; a fresh one where there is none."""
+        booster = self._fresh()
+        for path in sorted(self.folder.glob("*.ubj"), reverse=True):
+            content = path.read_bytes()
+            if path.name != _name(path.name.partition("-")[0], content):
+                log.warning("checkpoint %s is damaged: not read, training starts from the beginning", path)
+                continue
+            booster.load_model(bytearray(content))
+            booster.set_param(self._parameters)
+            return booster, json.loads(booster.attr(HISTORY))
+        return booster, []
+
+    def save(self, booster: Any, history: list[Record]) -> None:
+        """Write trees and history, then drop the former checkpoint."""
+        booster.set_attr(**{HISTORY: json.dumps(history)})
+        content = bytes(booster.save_raw("ubj"))
+        name = _name(f"{history[-1]['round']:06d}", content)
+        with storage.atomic_file(self.folder / name) as draft:
+            draft.write_bytes(content)
+        for path in self.folder.glob("*.ubj"):
+            if path.name != name:
+                path.unlink()
+
+
+def _name(rounds: str, content: bytes) -> str:
+    return f"{rounds}-{hashlib.sha256(content).hexdigest()[:16]}.ubj"
