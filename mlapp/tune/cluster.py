@@ -12,7 +12,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -153,6 +153,32 @@ def _joined(config: Tuning, address: str) -> Iterator[Cluster]:
             yield Cluster(plan(config, nodes, own=False), own=False, folder=Path(folder))
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def stops() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises `Terminated` if SIGTERM or Ctrl-C arrived meanwhile.
+
+    Raised wherever the signal finds the process, inside Ray's native code, it would come out as a SystemError.
+    """
+    arrived: list[int] = []
+
+    def check() -> None:
+        if arrived:
+            raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, lambda number, _: arrived.append(number))
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    check()
 
 
 def _init(**settings: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from mlapp.errors import UserError
 from mlapp.schema import Section, Tuning
 from mlapp.search_space import SearchSpace
-from mlapp.tune.cluster import Cluster, connected
+from mlapp.tune.cluster import Cluster, connected, stops
 from mlapp.tune.space import Point, distributions
 from mlapp.tune.trials import Trial, Trials
 from mlapp.tune.worker import METRIC, Assignment, run_trial
@@ -33,7 +33,7 @@ def search(
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     log.info("%d trials to make, of up to %d epochs each; starting Ray", left, epochs)
-    with warnings.catch_warnings(), connected(config, trials.folder) as cluster:
+    with warnings.catch_warnings(), connected(config, trials.folder) as cluster, stops() as check:
         warnings.simplefilter("ignore")
         log.info("Ray is up: %d at once, %d processors each", cluster.plan.concurrency, cluster.plan.cpus)
         assignment = Assignment(
@@ -42,8 +42,9 @@ def search(
             cpus=cluster.plan.cpus,
             scratch=str(trials.folder) if cluster.own else None,
         )
+        watch = Watch(trials, config.trials, epochs, check)
         suggestions = _suggestions(trials, config, space, first)
-        _tuner(config, assignment, suggestions, Watch(trials, config.trials, epochs), cluster, left, epochs).fit()
+        _tuner(config, assignment, suggestions, watch, cluster, left, epochs).fit()
     if not any(trial.usable for trial in trials):
         _tell_failure(trials.over)
 

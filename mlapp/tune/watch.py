@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune import Callback
@@ -12,6 +13,7 @@ from mlapp.tune.space import told
 from mlapp.tune.trials import Trial, Trials
 
 log = logging.getLogger("mlapp")
+WRITTEN_S = 0.2  # between two writings of one trial: trees may tell of a round every few milliseconds
 SPOKEN_S = 10.0  # between two lines of one trial
 WAITING_S = 30.0  # between two lines that nothing happens
 
@@ -19,9 +21,10 @@ WAITING_S = 30.0  # between two lines that nothing happens
 class Watch(Callback):  # type: ignore[misc]
     """Ray Tune's view of the trials, translated into our own records."""
 
-    def __init__(self, trials: Trials, total: int, epochs: int) -> None:
-        self.trials, self.total, self.epochs = trials, total, epochs
+    def __init__(self, trials: Trials, total: int, epochs: int, check: Callable[[], None]) -> None:
+        self.trials, self.total, self.epochs, self.check = trials, total, epochs, check
         self._numbers: dict[str, Trial] = {}
+        self._earlier: dict[int, Trial] = {}
         self._spoken: dict[int, float] = {}
         self._written: dict[int, float] = {}
         self._heard = time.monotonic()
@@ -31,6 +34,7 @@ class Watch(Callback):  # type: ignore[misc]
         self._heard = time.monotonic()
         known = self._numbers[trial.trial_id] = self.trials.started(dict(trial.config))
         self._spoken[known.number] = self._heard
+        self._earlier[known.number] = known
         log.info("trial %d/%d: %s", known.number, self.total, told(known.parameters))
 
     def on_trial_result(
@@ -42,9 +46,11 @@ class Watch(Callback):  # type: ignore[misc]
         names = ("state", "seconds", "cpu_seconds", "node", "process", "reason", "blame")
         news = {name: result[name] for name in names if name in result}
         accuracies = known.accuracies | {int(epoch): value for epoch, value in result["accuracies"].items()}
+        for cost in ("seconds", "cpu_seconds"):  # of a trial that was taken up again: of both times
+            news[cost] += getattr(self._earlier[known.number], cost)
         known = known.model_copy(update={**news, "accuracies": accuracies})
         self._numbers[trial.trial_id] = known
-        if known.over or now - self._written.get(known.number, 0.0) > 1:
+        if known.over or now - self._written.get(known.number, 0.0) > WRITTEN_S:
             self._written[known.number] = now
             self.trials.put(known)
         if not known.over and now - self._spoken.get(known.number, 0.0) > SPOKEN_S:
@@ -59,7 +65,8 @@ class Watch(Callback):  # type: ignore[misc]
         """It is over; if it did not say so itself, it was stopped."""
         known = self._numbers[trial.trial_id]
         if not known.over:
-            known = self.trials.put(known.model_copy(update={"state": "stopped"}))
+            state = "stopped" if max(known.accuracies, default=0) < self.epochs else "finished"
+            known = self.trials.put(known.model_copy(update={"state": state}))
         if known.state == "failed":
             log.warning("trial %d/%d failed: %s", known.number, self.total, known.reason)
             return
@@ -77,6 +84,10 @@ class Watch(Callback):  # type: ignore[misc]
         known = self._numbers.get(trial.trial_id) or self.trials.started(dict(trial.config))
         self.trials.put(known.model_copy(update={"state": "failed", "reason": reason, "blame": "code"}))
         log.warning("trial %d/%d failed: %s", known.number, self.total, reason)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """End the search here if that was asked for."""
+        self.check()
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Say that it goes on, when nothing else does."""
