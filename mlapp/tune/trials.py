@@ -21,7 +21,7 @@ State = Literal["running", "finished", "stopped", "failed"]
 class Trial(Record):
     """One point of the search space and how a training with it went. Accuracies are of the validation split."""
 
-    number: int = Field(description="from 1, in the order of starting")
+    number: int = Field(description="from 1, in the order of suggestion")
     parameters: dict[str, Any]
     state: State = Field("running", description="finished: trained to its end; stopped: early, it was too far behind")
     accuracies: dict[int, float] = Field(default_factory=dict, description="validation accuracy by epoch, from 1")
@@ -80,10 +80,10 @@ class Trials:
 
     @property
     def interrupted(self) -> list[Trial]:
-        """Those that were at work when the search was cut off."""
+        """Those that were at work, or next, when the search was cut off."""
         return [trial for trial in self if not trial.over]
 
-    def started(self, parameters: dict[str, Any]) -> Trial:
+    def begun(self, parameters: dict[str, Any]) -> Trial:
         """The trial with these parameters: the interrupted one if there is one, else a new one."""
         again = (trial for trial in self.interrupted if trial.number not in self._begun)
         trial = next((trial for trial in again if trial.parameters == parameters), None)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray.tune import Callback
 
+from mlapp import tracking
 from mlapp.tune.space import told
 from mlapp.tune.trials import Trial, Trials
 
@@ -28,11 +29,15 @@ class Watch(Callback):  # type: ignore[misc]
         self._spoken: dict[int, float] = {}
         self._written: dict[int, float] = {}
         self._heard = time.monotonic()
+        self._usable = sum(trial.usable for trial in trials)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker takes the trial up."""
         self._heard = time.monotonic()
-        known = self._numbers[trial.trial_id] = self.trials.started(dict(trial.config))
+        for each in trials:  # in the order of suggestion, which is not that of starting
+            if each.trial_id not in self._numbers:
+                self._numbers[each.trial_id] = self.trials.begun(dict(each.config))
+        known = self._numbers[trial.trial_id]
         self._spoken[known.number] = self._heard
         self._earlier[known.number] = known
         log.info("trial %d/%d: %s", known.number, self.total, told(known.parameters))
@@ -71,6 +76,8 @@ class Watch(Callback):  # type: ignore[misc]
             log.warning("trial %d/%d failed: %s", known.number, self.total, known.reason)
             return
         epoch = max(known.accuracies, default=0)
+        self._usable += 1
+        tracking.epoch(self._usable, {"validation_accuracy": known.accuracy, "seconds": known.seconds})
         log.info(
             "trial %d/%d %s after epoch %d: %.2f %%, %.0f s",
             *(known.number, self.total, known.state, epoch, 100 * known.accuracy, known.seconds),
@@ -81,7 +88,7 @@ class Watch(Callback):  # type: ignore[misc]
         error = trial.get_pickled_error() or trial.get_error() or "no reason is known"
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = f"its worker died: {lines[0] if lines else type(error).__name__}"
-        known = self._numbers.get(trial.trial_id) or self.trials.started(dict(trial.config))
+        known = self._numbers.get(trial.trial_id) or self.trials.begun(dict(trial.config))
         self.trials.put(known.model_copy(update={"state": "failed", "reason": reason, "blame": "code"}))
         log.warning("trial %d/%d failed: %s", known.number, self.total, reason)
 
