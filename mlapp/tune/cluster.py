@@ -100,7 +100,7 @@ def plan(config: Tuning, nodes: list[Node], *, own: bool) -> Plan:
 @contextmanager
 def connected(config: Tuning, workdir: Path) -> Iterator[Cluster]:
     """Ray, started or joined, for the time of the block; then it is left, or ended with all its processes."""
-    address = os.environ.get("RAY_ADDRESS", "local")
+    address = os.environ.get("RAY_ADDRESS") or "local"
     with _environment(), _local(config, workdir) if address == "local" else _joined(config, address) as cluster:
         yield cluster
 
@@ -137,7 +137,8 @@ def _local(config: Tuning, workdir: Path) -> Iterator[Cluster]:
 def _joined(config: Tuning, address: str) -> Iterator[Cluster]:
     import ray
 
-    _require_answer(address)
+    if address != "auto":
+        _require_answer(address)
     try:
         _init(address=address, runtime_env={"py_modules": [str(Path(mlapp.__file__).parent)], "env_vars": QUIET})
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -74,9 +74,7 @@ class Reporter(Tracker):
 
 def run_trial(parameters: dict[str, Any], assignment: Assignment) -> None:
     """Train with the assignment's settings and these parameters on top; Ray Tune calls it in a thread of the worker."""
-    for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        os.environ[variable] = str(assignment.cpus)
-    os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    _prepare(assignment.cpus)
     reporter = Reporter()
     try:
         trainer = importlib.import_module(assignment.module)
@@ -99,6 +97,15 @@ def run_trial(parameters: dict[str, Any], assignment: Assignment) -> None:
         reporter.report("finished")
     finally:
         _release()
+
+
+def _prepare(cpus: int) -> None:
+    """Have the libraries keep to the trial's share, before the first of them is imported."""
+    for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ[variable] = str(cpus)
+    os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # trials may share a GPU
+    for meant_for_the_stage in ("TF_CONFIG", "AIP_CHECKPOINT_DIR", "AIP_TENSORBOARD_LOG_DIR"):
+        os.environ.pop(meant_for_the_stage, None)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from mlapp.search_space import Choice
 from mlapp.tracking import Tracker, tracked_by
 from mlapp.tune import tuner
 from mlapp.tune.tuner import TunerConfig
+from tests.tune import tiny_trainer as tiny_trainer_module
 
 Make = Callable[..., TunerConfig]
 
@@ -40,6 +41,11 @@ def cluster(two_machines: Cluster, tiny_trainer: Path, monkeypatch: pytest.Monke
 def trials_of(result: StageResult) -> list[dict[str, Any]]:
     trials: list[dict[str, Any]] = json.loads(result.local("trials").read_text())
     return trials
+
+
+def seed_of(behaviour: str) -> int:
+    """The seed that makes the tiny trainer behave so, also on a machine that knows nothing of our environment."""
+    return next(seed for seed, does in tiny_trainer_module.DOES.items() if does == behaviour)
 
 
 class Heard(Tracker):
@@ -90,16 +96,17 @@ def test_a_search_leaves_the_best_parameters_with_their_evidence(
     # Nine trials and two workers: each imported the trainer (so TensorFlow) once, and made several trials.
     fits = [line.split() for line in tiny_trainer.read_text().splitlines() if line.startswith("fit")]
     assert len(fits) == 9
-    assert len({(process, imported) for _, process, imported, _ in fits}) == 2
+    assert len({(process, imported) for _, process, imported, *_ in fits}) == 2
+    assert {threads for *_, threads, _ in fits} == {"1"}
     assert len({trial["process"] for trial in trials}) == 2
 
 
 def test_a_trial_that_fails_does_not_end_the_search_nor_its_worker(
-    cluster: Cluster, config: Make, tiny_trainer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, config: Make, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TINY_TRAINER", "refuse light")
     space = {"augmentation": Choice(of=("light", "none"))}
-    result = tuner.run(config(trials=8, concurrency=1, space=space, training={"learning_rate": 0.5}), tmp_path / "work")
+    given = config(trials=8, concurrency=1, space=space, training={"seed": seed_of("refuse light")})
+    result = tuner.run(given, tmp_path / "work")
     trials = trials_of(result)
     failed = [trial for trial in trials if trial["state"] == "failed"]
     assert 0 < len(failed) < 8
@@ -114,35 +121,29 @@ def test_a_trial_that_fails_does_not_end_the_search_nor_its_worker(
 @pytest.mark.parametrize(
     ("does", "error", "told"),
     [
-        ("refuse", UserError, r"^the loss is nan: training diverged; lower learning_rate$"),
         ("crash", RuntimeError, r"^all 2 trials failed, the first with ValueError: a bug of two lines \(tiny_trainer"),
         ("die", RuntimeError, r"^all 2 trials failed, the first with its worker died: "),
     ],
 )
 def test_when_all_trials_fail_the_first_ones_error_is_told_in_one_line(
-    cluster: Cluster,
-    config: Make,
-    tiny_trainer: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    does: str,
-    error: type[Exception],
-    told: str,
+    cluster: Cluster, config: Make, tmp_path: Path, does: str, error: type[Exception], told: str
 ) -> None:
-    monkeypatch.setenv("TINY_TRAINER", does)
-    handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(error, match=told) as raised:
-        tuner.run(config(trials=2), tmp_path / "work")
+        tuner.run(config(trials=2, training={"seed": seed_of(does)}), tmp_path / "work")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "work" / "result.json").exists()
+
+
+@pytest.mark.usefixtures("nothing_left", "tiny_trainer")
+def test_what_a_user_can_mend_passes_through_as_it_is_and_ends_ray(config: Make, tmp_path: Path) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(UserError, match=r"^the loss is nan: training diverged; lower learning_rate$"):
+        tuner.run(config(trials=2, concurrency=1, training={"seed": seed_of("refuse")}), tmp_path / "work")
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
-def test_trials_spread_over_the_machines_of_a_cluster(
-    cluster: Cluster, config: Make, tiny_trainer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TINY_SECONDS", "0.3")
-    result = tuner.run(config(trials=4, concurrency=None), tmp_path / "work")
+def test_trials_spread_over_the_machines_of_a_cluster(cluster: Cluster, config: Make, tmp_path: Path) -> None:
+    result = tuner.run(config(trials=4, concurrency=None, training={"seed": seed_of("dawdle")}), tmp_path / "work")
     nodes = Counter(trial["node"] for trial in trials_of(result))
     assert set(nodes) == {cluster.head_node.node_id, *(node.node_id for node in cluster.worker_nodes)}
     assert len(nodes) == 2
@@ -151,8 +152,7 @@ def test_trials_spread_over_the_machines_of_a_cluster(
 
 
 def test_what_no_machine_of_a_cluster_can_give_is_told_not_waited_for(
-    cluster: Cluster, config: Make, tiny_trainer: Path, tmp_path: Path
+    cluster: Cluster, config: Make, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"no machine of the Ray cluster has 900000 MB for a trial, the largest has"):
         tuner.run(config(memory_per_trial_mb=900_000), tmp_path / "work")
-    assert not tiny_trainer.exists()

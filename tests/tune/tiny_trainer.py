@@ -22,7 +22,8 @@ SEARCH_SPACE: SearchSpace = {
     "batch_size": Whole(low=8, high=64),
     "augmentation": Choice(of=("none", "light")),
 }
-IMPORTED = f"{os.getpid()} {time.monotonic_ns()}"  # of this import of this module
+DOES = {1: "refuse", 2: "refuse light", 3: "crash", 4: "die", 5: "dawdle"}
+IMPORTED = time.monotonic_ns()  # of this import of this module
 
 
 class TinyTrainerConfig(Training):
@@ -37,9 +38,9 @@ def accuracy(config: Training, epoch: int) -> float:
 
 
 def fit(config: TinyTrainerConfig, dataset: Dataset, folder: Path) -> tuple[Any, list[dict[str, float]]]:
-    """Pretend to train, as the variable TINY_TRAINER says; what was done is noted where TINY_NOTES says."""
-    _note(f"fit {os.getpid()} {IMPORTED.split()[1]} {config.learning_rate!r}")
-    does = os.environ.get("TINY_TRAINER", "")
+    """Pretend to train, as the seed says, TINY_SECONDS an epoch; what was done is noted where TINY_NOTES says."""
+    _note(f"fit {os.getpid()} {IMPORTED} {os.environ['TF_NUM_INTRAOP_THREADS']} {config.learning_rate!r}")
+    does = DOES.get(config.seed)
     if does == "refuse" or (does == "refuse light" and config.augmentation == "light"):
         raise UserError("the loss is nan: training diverged; lower learning_rate")
     if does == "crash":
@@ -50,7 +51,7 @@ def fit(config: TinyTrainerConfig, dataset: Dataset, folder: Path) -> tuple[Any,
     begin = len(done.read_text()) if done.exists() else 0
     history = [{"validation_accuracy": accuracy(config, epoch)} for epoch in range(1, begin + 1)]
     for epoch in range(begin + 1, config.epochs + 1):
-        time.sleep(float(os.environ.get("TINY_SECONDS", "0")))
+        time.sleep(0.3 if does == "dawdle" else float(os.environ.get("TINY_SECONDS", "0")))
         history.append({"validation_accuracy": accuracy(config, epoch)})
         done.write_text("." * epoch)
         _note(f"epoch {epoch} {config.learning_rate!r}")
