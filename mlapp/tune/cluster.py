@@ -77,6 +77,8 @@ def plan(config: Tuning, nodes: list[Node], *, own: bool) -> Plan:
     cannot give is a `UserError`.
     """
     most = int(max(node.cpus for node in nodes))
+    if not most:
+        raise UserError("no machine of the Ray cluster has a processor to give: add one, or unset RAY_ADDRESS")
     cpus = max(1, min(config.cpus_per_trial, most))
     if cpus < config.cpus_per_trial:
         log.warning("a trial gets %d processors, not %d: no machine has more", cpus, config.cpus_per_trial)
@@ -137,8 +139,7 @@ def _local(config: Tuning, workdir: Path) -> Iterator[Cluster]:
 def _joined(config: Tuning, address: str) -> Iterator[Cluster]:
     import ray
 
-    if address != "auto":
-        _require_answer(address)
+    _require_answer(address)
     try:
         _init(address=address, runtime_env={"py_modules": [str(Path(mlapp.__file__).parent)], "env_vars": QUIET})
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -35,7 +35,7 @@ def search(
     log.info("%d trials to make, of up to %d epochs each; starting Ray", left, epochs)
     with warnings.catch_warnings(), connected(config, trials.folder) as cluster, stops() as check:
         warnings.simplefilter("ignore")
-        log.info("Ray is up: %d at once, %d processors each", cluster.plan.concurrency, cluster.plan.cpus)
+        log.info("Ray is up: trials at once %d, processors of each %d", cluster.plan.concurrency, cluster.plan.cpus)
         assignment = Assignment(
             module=module,
             settings=settings.model_dump(mode="json"),

@@ -91,9 +91,11 @@ def run_trial(parameters: dict[str, Any], assignment: Assignment) -> None:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}:{frame.lineno})"
         reporter.report("failed", reason=reason, blame="code")
     else:
-        # An interrupted trial that was taken up again tells of its earlier epochs here only.
-        told = [record.get("validation_accuracy") for record in history]
-        reporter.accuracies |= {number: float(told) for number, told in enumerate(told, start=1) if told is not None}
+        if len(history) >= max(reporter.accuracies, default=1):
+            # An interrupted trial that was taken up again tells of its earlier epochs here only.
+            reporter.accuracies = {
+                number: float(record["validation_accuracy"]) for number, record in enumerate(history, start=1)
+            }
         reporter.report("finished")
     finally:
         _release()

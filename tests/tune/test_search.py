@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,10 +26,12 @@ Make = Callable[..., TunerConfig]
 
 @pytest.fixture(scope="module")
 def two_machines() -> Iterator[Cluster]:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    yield cluster
-    cluster.shutdown()
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        machine = {"num_cpus": 1, "temp_dir": folder}
+        cluster = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
+        cluster.add_node(**machine)
+        yield cluster
+        cluster.shutdown()
 
 
 @pytest.fixture

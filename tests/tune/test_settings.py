@@ -225,6 +225,7 @@ def mute() -> Iterator[int]:
         ("no.such.host.invalid:6379", "no Ray cluster answers at RAY_ADDRESS=no.such.host.invalid:6379 ("),
         ("ray://127.0.0.1:10001", "RAY_ADDRESS=ray://127.0.0.1:10001 is no address: give the head node's host:port"),
         ("127.0.0.1", "RAY_ADDRESS=127.0.0.1 is no address"),
+        ("auto", "RAY_ADDRESS=auto is no address"),
     ],
 )
 def test_a_ray_address_that_does_not_answer_is_one_line_within_seconds(
