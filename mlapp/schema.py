@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mlapp.search_space import Dimension
+
 Architecture = Literal["cnn3", "convnet"]
+Trainer = Literal["train", "distill", "baseline"]
 IdxName = Literal["train-images", "train-labels", "t10k-images", "t10k-labels"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -277,6 +280,39 @@ class Promotion(Section):
     )
 
 
+class Tuning(Section):
+    """The search for good settings, before a trainer is given them."""
+
+    trials: int = Field(0, ge=0, le=1000, description="settings to try in a search; 0: none, they stay as they are")
+    trainers: tuple[Trainer, ...] = Field(
+        ("train",), max_length=3, description="whose settings are searched: train (the teacher), distill, baseline"
+    )
+    epochs: int | None = Field(
+        None, ge=1, le=1000, description="most epochs of a trial; unset: as many as the trainer's (trees: always those)"
+    )
+    grace_period: float = Field(
+        0.25, gt=0, le=1, description="share of its epochs that every trial gets before it may be stopped early"
+    )
+    reduction_factor: float = Field(
+        3.0, ge=1.1, le=10, description="one of so many trials goes on at each rung of successive halving (ASHA)"
+    )
+    concurrency: int | None = Field(
+        None, ge=1, le=256, description="trials at work at once; unset: what processors and free memory allow"
+    )
+    cpus_per_trial: int = Field(1, ge=1, le=256, description="processors of a trial")
+    memory_per_trial_mb: int = Field(
+        1500, ge=100, le=1_000_000, description="memory that a trial is taken to need, in MB"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the search")
+    space: Annotated[
+        dict[str, Dimension], WithJsonSchema({"type": "object", "additionalProperties": {"type": "object"}})
+    ] = Field(
+        default_factory=dict,
+        description="what to search instead of the trainer's own search space, by field of its settings: "
+        "{kind: real or whole, low, high, log} or {kind: choice, of: [...]}",
+    )
+
+
 class Config(BaseSettings):
     """The whole configuration of a run."""
 
@@ -298,6 +334,7 @@ class Config(BaseSettings):
     selection: Selection = Selection()
     vetting: Vetting = Vetting()
     promotion: Promotion = Promotion()
+    tuning: Tuning = Tuning()
 
     @classmethod
     def settings_customise_sources(

@@ -26,11 +26,11 @@ __all__ = ["SEARCH_SPACE", "DnnTrainerConfig", "evaluate", "fit", "load", "run",
 
 SEARCH_SPACE: SearchSpace = {
     "learning_rate": Real(low=1e-3, high=3e-2, log=True),
-    "batch_size": Choice(of=(64, 128, 256)),
+    "batch_size": Choice(of=(32, 64, 128, 256)),
     "label_smoothing": Real(low=0.0, high=0.15),
     "weight_decay": Real(low=1e-4, high=1e-1, log=True),
     "warmup": Real(low=0.05, high=0.4),
-    "augmentation": Choice(of=("none", "light")),
+    "augmentation": Choice(of=("none", "light", "strong")),
 }
 
 

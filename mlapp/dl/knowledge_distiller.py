@@ -29,7 +29,7 @@ SEARCH_SPACE: SearchSpace = {
     "temperature": Real(low=1.0, high=12.0),
     "alpha": Real(low=0.1, high=1.0),
     "weight_decay": Real(low=1e-4, high=1e-1, log=True),
-    "augmentation": Choice(of=("none", "light")),
+    "augmentation": Choice(of=("none", "light", "strong")),
 }
 
 

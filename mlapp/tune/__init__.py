@@ -1,0 +1,1 @@
+"""The search for hyperparameters: Ray Tune over any trainer's declared search space."""

@@ -1,0 +1,263 @@
+"""The Ray that a search runs on: a local one of its own, gone when the search is, or the cluster at ``RAY_ADDRESS``."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import math
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlapp
+from mlapp.errors import Terminated, UserError, termination_deferred
+from mlapp.schema import Tuning
+
+log = logging.getLogger("mlapp")
+ROOT = Path(mlapp.__file__).parents[1]
+MB = 2**20
+ANSWER_S = 5.0
+OBJECT_STORE = 80 * MB  # the least that Ray takes; results are a few numbers
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine has to give."""
+
+    cpus: float
+    memory: float
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many trials are at work at once, and what each is given."""
+
+    concurrency: int
+    cpus: int
+    memory: int
+    gpus: float = 0.0
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """A trial's share, in Ray's words."""
+        return {"CPU": self.cpus, "memory": self.memory, **({"GPU": self.gpus} if self.gpus else {})}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The Ray that this process is connected to."""
+
+    plan: Plan
+    own: bool
+    folder: Path
+
+
+def plan(config: Tuning, nodes: list[Node], *, own: bool) -> Plan:
+    """Fit the trials into the machines: none may wait for ever for what no machine has.
+
+    On a machine of one's ``own`` a trial that asks for too much gets what there is, and that is said; what a cluster
+    cannot give is a `UserError`.
+    """
+    most = int(max(node.cpus for node in nodes))
+    if not most:
+        raise UserError("no machine of the Ray cluster has a processor to give: add one, or unset RAY_ADDRESS")
+    cpus = max(1, min(config.cpus_per_trial, most))
+    if cpus < config.cpus_per_trial:
+        log.warning("a trial gets %d processors, not %d: no machine has more", cpus, config.cpus_per_trial)
+    memory = config.memory_per_trial_mb * MB
+    room = sum(min(int(node.cpus // cpus), int(node.memory // memory)) for node in nodes)
+    if not room:
+        largest = max(node.memory for node in nodes) / MB
+        if not own:
+            raise UserError(
+                f"no machine of the Ray cluster has {config.memory_per_trial_mb} MB for a trial, the largest has "
+                f"{largest:.0f} MB: lower tuning.memory_per_trial_mb"
+            )
+        log.warning("%.0f MB of memory are free and a trial may need %d: one at a time", largest, memory / MB)
+        room = 1
+    concurrency = min(room, config.trials, config.concurrency or room)
+    if config.concurrency and concurrency < min(config.concurrency, config.trials):
+        log.warning("%d trials at once, not %d: there is no room for more", concurrency, config.concurrency)
+    return Plan(concurrency, cpus, memory, _share(sum(node.gpus for node in nodes), concurrency))
+
+
+@contextmanager
+def connected(config: Tuning, workdir: Path) -> Iterator[Cluster]:
+    """Ray, started or joined, for the time of the block; then it is left, or ended with all its processes."""
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    with _environment(), _local(config, workdir) if address == "local" else _joined(config, address) as cluster:
+        yield cluster
+
+
+@contextmanager
+def _local(config: Tuning, workdir: Path) -> Iterator[Cluster]:
+    import joblib
+    import psutil
+    import ray
+    from ray._private.utils import estimate_available_memory  # knows of a container's limits, which psutil does not
+
+    planned = plan(config, [Node(joblib.cpu_count(), estimate_available_memory())], own=True)
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    with _sessions(workdir) as folder:
+        try:
+            _init(
+                address="local",
+                num_cpus=planned.concurrency * planned.cpus,
+                _memory=planned.concurrency * planned.memory,
+                object_store_memory=OBJECT_STORE,
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+            )
+            gpus = ray.cluster_resources().get("GPU", 0.0)
+            yield Cluster(replace(planned, gpus=_share(gpus, planned.concurrency)), own=True, folder=folder)
+        finally:
+            with termination_deferred():
+                ray.shutdown()
+                _kill(before)
+
+
+@contextmanager
+def _joined(config: Tuning, address: str) -> Iterator[Cluster]:
+    import ray
+
+    _require_answer(address)
+    try:
+        _init(address=address, runtime_env={"py_modules": [str(Path(mlapp.__file__).parent)], "env_vars": QUIET})
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot join the Ray cluster at RAY_ADDRESS={address} ({reason}): mend or unset it") from error
+    try:
+        nodes = [
+            Node(has.get("CPU", 0), has.get("memory", 0), has.get("GPU", 0))
+            for has in (node["Resources"] for node in ray.nodes() if node["Alive"])
+        ]
+        log.info("joined the Ray cluster at %s: %d machines", address, len(nodes))
+        with tempfile.TemporaryDirectory(prefix="mlapp-tune-") as folder:
+            yield Cluster(plan(config, nodes, own=False), own=False, folder=Path(folder))
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def stops() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises `Terminated` if SIGTERM or Ctrl-C arrived meanwhile.
+
+    Raised wherever the signal finds the process, inside Ray's native code, it would come out as a SystemError.
+    """
+    arrived: list[int] = []
+
+    def check() -> None:
+        if arrived:
+            raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, lambda number, _: arrived.append(number))
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    check()
+
+
+def _init(**settings: Any) -> None:
+    import ray
+
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(configure_logging=False, log_to_driver=False, **settings)
+    except SystemExit as stop:  # what Ray makes of a SIGTERM
+        raise Terminated from stop
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address where no Ray answers: Ray itself would try for a minute, then abort the process."""
+    import grpc
+
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdigit():
+        raise UserError(f"RAY_ADDRESS={address} is no address: give the head node's host:port, or local")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+        with grpc.insecure_channel(address) as channel:
+            grpc.channel_ready_future(channel).result(timeout=ANSWER_S)
+    except (OSError, OverflowError, grpc.FutureTimeoutError) as error:
+        reason = getattr(error, "strerror", None) or "no answer"
+        raise UserError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({reason}): start it, mend the address, or unset it for "
+            "a local one"
+        ) from error
+
+
+@contextmanager
+def _sessions(workdir: Path) -> Iterator[Path]:
+    """A folder for Ray's sockets and logs, of which nothing stays, not even of a run in ``workdir`` that was killed.
+
+    The names of sockets may have 107 letters in all, so it lies in a short place.
+    """
+    base = tempfile.gettempdir()
+    base = base if len(base) < 20 else "/tmp"  # noqa: S108
+    prefix = f"mlapp-ray-{hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:8]}-"
+    for left in Path(base).glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=base, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _share(gpus: float, concurrency: int) -> float:
+    """What a trial gets of the GPUs there are: as many trials on each as need be."""
+    return 1 / math.ceil(concurrency / gpus) if gpus else 0.0
+
+
+def _kill(before: set[int]) -> None:
+    """End the processes that came since ``before``, and theirs."""
+    import psutil
+
+    born = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
+    for process in born:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(born, timeout=ANSWER_S)
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Quiet, and with this project on the path of every worker."""
+    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    changed = {**QUIET, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

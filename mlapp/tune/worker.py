@@ -1,0 +1,137 @@
+"""What a Ray worker does for one trial: train with the suggested parameters, report every epoch, tell how it ended.
+
+A worker makes many trials one after the other, so a failing one is reported, not raised: Ray would end the worker, and
+the next one would import TensorFlow again.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlapp import config as configuration
+from mlapp.dataset import Dataset
+from mlapp.errors import UserError
+from mlapp.schema import Section
+from mlapp.tracking import Tracker, tracked_by
+
+METRIC = "validation_accuracy"
+
+
+class Assignment(Section):
+    """What is the same for every trial of a search."""
+
+    module: str
+    settings: dict[str, Any]
+    cpus: int
+    scratch: str | None
+
+
+class Reporter(Tracker):
+    """Reports each epoch to Ray Tune, which may end the trial there (it raises SystemExit)."""
+
+    def __init__(self) -> None:
+        self.accuracies: dict[int, float] = {}
+        self.wall, self.cpu = time.monotonic(), time.process_time()
+
+    def epoch(self, number: int, figures: Mapping[str, float]) -> None:
+        """Keep the epoch's accuracy and report."""
+        self.accuracies[number] = float(figures["validation_accuracy"])
+        self.report("running")
+
+    def report(self, state: str, **more: Any) -> None:
+        """Tell the search. Its metric is the best epoch's accuracy: that is the epoch which the trainers keep."""
+        import ray
+        from ray import tune
+
+        number = max(self.accuracies, default=0)
+        tune.report(
+            {
+                METRIC: max(self.accuracies.values(), default=0.0) if state != "failed" else 0.0,
+                "accuracies": self.accuracies,
+                "epoch": number,
+                "state": state,
+                "seconds": time.monotonic() - self.wall,
+                "cpu_seconds": time.process_time() - self.cpu,
+                "node": ray.get_runtime_context().get_node_id(),
+                "process": os.getpid(),
+                **more,
+            }
+        )
+
+
+def run_trial(parameters: dict[str, Any], assignment: Assignment) -> None:
+    """Train with the assignment's settings and these parameters on top; Ray Tune calls it in a thread of the worker."""
+    _prepare(assignment.cpus)
+    reporter = Reporter()
+    try:
+        trainer = importlib.import_module(assignment.module)
+        config = configuration.validate(
+            trainer.run.config, {**assignment.settings, **parameters}, {"the search": parameters}
+        )
+        with _folder(assignment, parameters) as folder, tracked_by(reporter):
+            _, history = trainer.fit(config, Dataset.open(config.data), folder)
+    except UserError as error:
+        reporter.report("failed", reason=str(error), blame="user")
+    except Exception as error:
+        traceback.print_exc()
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}:{frame.lineno})"
+        reporter.report("failed", reason=reason, blame="code")
+    else:
+        if len(history) >= max(reporter.accuracies, default=1):
+            # An interrupted trial that was taken up again tells of its earlier epochs here only.
+            reporter.accuracies = {
+                number: float(record["validation_accuracy"]) for number, record in enumerate(history, start=1)
+            }
+        reporter.report("finished")
+    finally:
+        _release()
+
+
+def _prepare(cpus: int) -> None:
+    """Have the libraries keep to the trial's share, before the first of them is imported."""
+    for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ[variable] = str(cpus)
+    os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # trials may share a GPU
+    for meant_for_the_stage in ("TF_CONFIG", "AIP_CHECKPOINT_DIR", "AIP_TENSORBOARD_LOG_DIR"):
+        os.environ.pop(meant_for_the_stage, None)
+
+
+@contextmanager
+def _folder(assignment: Assignment, parameters: dict[str, Any]) -> Iterator[Path]:
+    """Where the trainer keeps its checkpoints: removed when the trial is over, kept when the worker is killed.
+
+    The same parameters find the same folder, so that an interrupted trial goes on from its last epoch.
+    """
+    if assignment.scratch is None:
+        with tempfile.TemporaryDirectory(prefix="mlapp-trial-") as temporary:
+            yield Path(temporary)
+        return
+    name = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
+    folder = Path(assignment.scratch, f"checkpoints-{name}")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _release() -> None:
+    """Give back what a trial's network holds, before the worker takes the next one."""
+    keras = sys.modules.get("tf_keras")
+    if keras is not None:
+        keras.backend.clear_session()
+    gc.collect()
