@@ -5,10 +5,11 @@ A run is started by hand, or by new data: `fashion_mnist_data` announces them, a
 start nothing (**wanted**). The run's settings are resolved once (**configure**). The data set is fetched (**extract**),
 checked (**validate**) and split (**transform**). A teacher network learns from it (**train**), students of several
 widths learn from the teacher (**distill**), and the best student loses filters or weights at several sparsities
-(**prune**). The smallest candidate that is nearly as good as the teacher on the validation split becomes the challenger
-(**choose**). It meets the champion on the frozen test set (**vet**) and takes its place if it earned it (**promote**).
-The run ends by telling which data it trained on (**announce**), and with a table of what came of it (**summarise**), in
-`experiments/<date>-<run>/`.
+(**prune**). Settings may be searched for first (**tune_…**, where `tuning.trials` is above 0), and boosted trees stand
+beside the networks, to compare them with (**baseline**). The smallest candidate that is nearly as good as the teacher
+on the validation split becomes the challenger (**choose**). It meets the champion on the frozen test set (**vet**) and
+takes its place if it earned it (**promote**). The run ends by telling which data it trained on (**announce**), and with
+a table of what came of it (**summarise**), in `experiments/<date>-<run>/`.
 
 A stage whose code, settings and inputs have not changed since an earlier run is not computed again.
 
@@ -43,7 +44,11 @@ def fashion_mnist_training() -> None:
     stages = Stages(data_of="{{ config_of_data(triggering_asset_events) }}")
     wanted >> stages.config
     raw, report, data = stages.data()
-    teacher = stages.one("train", "mlapp.dl.dnn_trainer", HOURS, data=data)
+    tuned = stages.tuned("train", data=data)
+    teacher = stages.one("train", "mlapp.dl.dnn_trainer", HOURS, data=data, tuned=tuned)
+    tuned_baseline = stages.tuned("baseline", data=data)
+    baseline = stages.one("baseline", "mlapp.ml.xgboost_trainer", HOURS, data=data, tuned=tuned_baseline)
+    tuned_students = stages.tuned("distill", data=data, teacher=teacher)
     students = stages.each(
         "distill",
         "mlapp.dl.knowledge_distiller",
@@ -51,6 +56,7 @@ def fashion_mnist_training() -> None:
         setting="distillation.widths",
         data=data,
         teacher=teacher,
+        tuned=tuned_students,
     )
     pruned = stages.each(
         "prune",
@@ -61,13 +67,15 @@ def fashion_mnist_training() -> None:
         teacher=teacher,
         students=students,
     )
-    models = [teacher, students, pruned]
+    searches = [tuned, tuned_baseline, tuned_students]
+    models = [baseline, teacher, students, pruned]
     challenger = stages.one("choose", "mlapp.vetting.selector", results=models)
     registry = "{{ setting(ti.xcom_pull('configure'), 'storage.registry') }}"
     verdict = stages.one(
         "vet",
         "mlapp.vetting.verdict",
         challenger=challenger,
+        baseline=baseline,
         data=data,
         registry=registry,
         name="{{ setting(ti.xcom_pull('configure'), 'promotion.name') }}",
@@ -79,10 +87,10 @@ def fashion_mnist_training() -> None:
         challenger=challenger,
         data=data,
         registry=registry,
-        results=[raw, report, data, *models],
+        results=[raw, report, data, *searches, *models],
     )
     announced = task(task_id="announce", outlets=[MODEL])(announce_model)(data, promoted)
-    announced >> stages.summary([raw, report, data, *models, challenger, verdict, promoted])
+    announced >> stages.summary([raw, report, data, *searches, *models, challenger, verdict, promoted])
 
 
 fashion_mnist_training()

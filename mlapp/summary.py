@@ -28,7 +28,7 @@ class SummaryConfig(Section):
 @stage("summarise", area="experiments", cached=False)
 def run(config: SummaryConfig, workdir: Path) -> Outcome:
     """Write the run's table as text and as JSON."""
-    results = [StageResult.load(uri) for uri in config.results]
+    results = [result for result in map(StageResult.load, config.results) if _has_something_to_tell(result)]
     text = table(results, _started(config.started), config.run)
     storage.write_text(workdir / "summary.txt", text)
     content = [
@@ -73,6 +73,11 @@ def table(results: list[StageResult], started: datetime | None, run: str) -> str
             told.append(f"bundle      {promoted.artifact('manifest').parent}")
             told.append(f"model card  {promoted.artifact('model_card')}")
     return "\n".join(told) + "\n"
+
+
+def _has_something_to_tell(result: StageResult) -> bool:
+    """Whether a stage was more than asked: a search that was not wanted leaves the settings as they are."""
+    return result.stage != "tune" or "trials" in result.artifacts
 
 
 def _started(value: str | None) -> datetime | None:

@@ -45,6 +45,10 @@ class Stages:
         )
         return operator.output
 
+    def tuned(self, trainer: str, **inputs: Any) -> XComArg:
+        """The task that searches a trainer's settings, as far as the run's own ask for it."""
+        return self.one(f"tune_{trainer}", "mlapp.tune.tuner", HOURS, trainer=trainer, **inputs)
+
     def each(self, name: str, module: str, /, *, over: str, setting: str, **arguments: Any) -> XComArg:
         """A mapped task: a stage for each value of a setting, handed over as the flag ``over``."""
         listed = task(task_id=setting.partition(".")[2])(read_setting)

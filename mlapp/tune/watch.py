@@ -29,7 +29,6 @@ class Watch(Callback):  # type: ignore[misc]
         self._spoken: dict[int, float] = {}
         self._written: dict[int, float] = {}
         self._heard = time.monotonic()
-        self._usable = sum(trial.usable for trial in trials)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker takes the trial up."""
@@ -76,8 +75,12 @@ class Watch(Callback):  # type: ignore[misc]
             log.warning("trial %d/%d failed: %s", known.number, self.total, known.reason)
             return
         epoch = max(known.accuracies, default=0)
-        self._usable += 1
-        tracking.epoch(self._usable, {"validation_accuracy": known.accuracy, "seconds": known.seconds})
+        tracking.trial(
+            f"trial-{known.number}",
+            known.parameters,
+            [{"validation_accuracy": value} for _, value in sorted(known.accuracies.items())],
+            known.state == "stopped",
+        )
         log.info(
             "trial %d/%d %s after epoch %d: %.2f %%, %.0f s",
             *(known.number, self.total, known.state, epoch, 100 * known.accuracy, known.seconds),
