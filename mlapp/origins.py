@@ -13,6 +13,7 @@ from upath import UPath
 
 from mlapp import config as configuration
 from mlapp.errors import UserError
+from mlapp.run_record import Moment
 from mlapp.schema import Config, Section
 
 ORIGINS = "origins.json"
@@ -35,7 +36,7 @@ class Origins(Section):
 
     run: str = Field(description="name of the run, as its scheduler gave it")
     preset: str
-    configured: str = Field(description="when, ISO 8601 in UTC")
+    configured: Moment
     settings: dict[str, Setting]
 
     def changed(self) -> dict[str, Setting]:

@@ -9,15 +9,25 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from typing import Any, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from upath import UPath
 
 from mlapp import storage
 from mlapp.result import Metric, Record
 
 RECORD, STAGES, HISTORY = "stage.json", "stages", "history.csv"
+
+
+def _aware(moment: str) -> str:
+    if datetime.fromisoformat(moment).tzinfo is None:
+        raise ValueError("a time without its zone")
+    return moment
+
+
+Moment = Annotated[str, AfterValidator(_aware), Field(description="when, ISO 8601 in UTC")]
 State = Literal["running", "done", "reused", "failed", "stopped"]
 
 
@@ -29,7 +39,7 @@ class StageRecord(Record):
     state: State = "running"
     reason: str = Field("", description="why it failed or stopped")
     headline: str = ""
-    began: str = Field(description="when, ISO 8601 in UTC")
+    began: Moment
     ended: str | None = None
     result: str = Field("", description="URI of its result.json")
     process: str = Field("", description="host and process id, to tell a running stage from one that was killed")

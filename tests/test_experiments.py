@@ -179,6 +179,16 @@ def test_a_difference_has_newcombes_interval() -> None:
     assert difference(Metric(value=1), Metric(value=3)).low is None
 
 
+@pytest.mark.parametrize("moment", ["yesterday", "2026-11-39T07:00:00+00:00", "2026-11-21T07:00:00", ""])
+def test_a_time_that_is_none_damages_one_run_not_the_list(
+    area: Path, capsys: pytest.CaptureFixture[str], moment: str
+) -> None:
+    path = area / "2026-01-01-a" / "origins.json"
+    path.write_text(re.sub(r'"configured": ".*?"', f'"configured": "{moment}"', path.read_text()))
+    text = told(capsys, "list", f"--experiments={area}")
+    assert "damaged: 2026-01-01-a: cannot read origins.json" in text.splitlines()
+
+
 def test_json_is_for_machines(area: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = (f"--experiments={area}", "--json")
     runs = {run["run"]: run for run in json.loads(told(capsys, "list", *flags))}

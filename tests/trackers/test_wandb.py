@@ -123,6 +123,14 @@ def test_without_a_key_the_run_is_kept_in_files_with_all_that_the_stage_told(pla
     assert not list((place.folder / "home").iterdir())
 
 
+def test_to_be_online_without_a_key_is_told_and_the_run_is_kept_in_files(place: Place) -> None:
+    ran = place.run(PATIENT, "tracking.wandb=online")
+    assert ran.code == 0
+    (told,) = [line for line in ran.output.splitlines() if "W&B" in line]
+    assert "W&B has no key: give WANDB_API_KEY, or run `wandb login`; the run is kept in " in told
+    assert place.runs[0].exit_code == 0
+
+
 def test_off_means_that_nothing_is_started_or_written(place: Place) -> None:
     assert place.run("tracking.wandb=off").code == 0
     assert place.run("--epochs=4", WANDB_MODE="disabled").code == 0
