@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mlapp import storage
 from mlapp.candidate import Candidate, Kind, Precision
@@ -23,6 +24,7 @@ from mlapp.dl.backend import tf
 from mlapp.dl.keras_model import save
 from mlapp.dl.nets import multiply_accumulates
 from mlapp.dl.vertex import vertex_folder
+from mlapp.errors import UserError
 from mlapp.quiet import quiet
 from mlapp.schema import Export
 from mlapp.statistics import proportion
@@ -44,7 +46,10 @@ def export(
         path = artifacts[precision] = folder / f"model.{precision}.tflite"
         with storage.atomic_file(path) as draft:
             draft.write_bytes(convert(model, train if precision == "int8" else None, config.representative_images))
-        hits = score(path, validation.images).argmax(-1) == validation.labels
+        logits = score(path, validation.images)
+        if precision == "float32":
+            _check_alive(logits)
+        hits = logits.argmax(-1) == validation.labels
         candidate = Candidate(
             name=name,
             kind=kind,
@@ -90,6 +95,12 @@ def convert(model: Any, representative: Split | None = None, images: int = 500) 
         converter.inference_output_type = tf.int8
     with quiet():
         return bytes(converter.convert())
+
+
+def _check_alive(logits: npt.NDArray[np.float32]) -> None:
+    """Refuse a network that died in training: it answers the same to every image, and the int8 conversion aborts."""
+    if not np.isfinite(logits).all() or np.ptp(logits, axis=0).max() <= 1e-5 * np.abs(logits).max():
+        raise UserError("the network gives every image the same answer: training failed; lower learning_rate")
 
 
 def _publish(artifacts: dict[str, Path]) -> None:

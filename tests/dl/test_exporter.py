@@ -83,3 +83,14 @@ def test_the_model_is_copied_to_where_vertex_ai_wants_it(
     )
     copies = {path.name: path.read_bytes() for path in (tmp_path / "vertex").iterdir()}
     assert copies == {path.name: path.read_bytes() for path in artifacts.values()}
+
+
+def test_a_network_that_died_in_training_is_told_before_the_conversion_aborts(
+    tiny: Any, dataset: Dataset, tmp_path: Path
+) -> None:
+    from mlapp.dl.backend import keras
+
+    dead = keras.models.clone_model(tiny)
+    dead.set_weights([np.zeros_like(weight) for weight in tiny.get_weights()])
+    with pytest.raises(UserError, match="the same answer: training failed; lower learning_rate"):
+        exporter.export(dead, dataset, SETTINGS, tmp_path, name="dead", kind="teacher", description="for this test")
