@@ -143,6 +143,22 @@ def test_a_stopped_run_ends_with_the_very_same_trees(
     assert [record["round"] for record in history] == [5, 10, 15, 20, 25]
 
 
+def test_the_steps_between_checkpoints_grow_and_a_late_stop_changes_nothing_either(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    """Given the checkpoint of round 60, then the next is that of round 75, after a fifth more, and not of 70."""
+    config = Baseline(rounds=80, max_depth=2, subsample=0.7, column_sample=0.05, patience=80)
+    undisturbed, _ = fit(config, dataset, tmp_path / "undisturbed")
+    for stop_at, first in ((70, 5), (80, 65)):
+        with tracking.tracked_by(listener := Listener(stop_at)), pytest.raises(Terminated):
+            fit(config, dataset, tmp_path / "stopped")
+        assert listener.told[0][0] == first
+    with tracking.tracked_by(listener := Listener()):
+        resumed, _ = fit(config, dataset, tmp_path / "stopped")
+    assert listener.told[0][0] == 80
+    assert resumed.save_raw("json") == undisturbed.save_raw("json")
+
+
 def test_sigterm_and_sigkill_lose_at_most_the_rounds_since_the_last_checkpoint(
     data_uri: str, result: StageResult, tmp_path: Path
 ) -> None:
