@@ -223,6 +223,18 @@ def test_what_a_search_found_replaces_the_settings(data_uri: str, dataset: Datas
     assert "depth 2" in read_candidates(found)[0].description
 
 
+def test_the_test_images_are_never_opened(data_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split, opened = Dataset.split, set()
+    monkeypatch.setattr(Dataset, "split", lambda self, name: opened.add(name) or split(self, name))
+    xgboost_trainer.run(XgboostTrainerConfig(data=data_uri, **FAST | {"rounds": 5}), tmp_path)
+    assert opened == {"train", "validation"}
+
+
+def test_a_learning_rate_near_nothing_is_no_divergence(dataset: Dataset, tmp_path: Path) -> None:
+    _, history = fit(Baseline(**FAST | {"rounds": 5}, learning_rate=1e-9), dataset, tmp_path)
+    assert history[0]["loss"] == pytest.approx(np.log(10), rel=1e-3)
+
+
 def test_pixels_alone_can_be_learnt_from(dataset: Dataset, tmp_path: Path) -> None:
     model, history = fit(Baseline(**FAST | {"rounds": 10}, gradient_grids=(), pixel_grid=28), dataset, tmp_path)
     assert xgboost_model.features_of(model).count == 784
