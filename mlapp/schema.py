@@ -218,7 +218,7 @@ class Devices(Section):
 
 
 class Baseline(Section):
-    """The classical baseline: boosted trees on pooled pixels and gradients, to compare the networks with."""
+    """Boosted trees on pooled pixels and gradients, the classical model to compare the networks with."""
 
     rounds: int = Field(100, ge=1, le=10_000, description="most boosting rounds; each adds one tree a class")
     patience: int = Field(20, ge=5, description="stop after so many rounds without a better validation loss")

@@ -32,7 +32,8 @@ def draw(placed: Sequence[Placed], chosen: Placed, teacher: Candidate, floor: fl
         accuracy = candidate.validation_accuracy
         size, value = candidate.bytes / 1000, 100 * accuracy.value
         spread = [[value - 100 * (accuracy.low or 0)], [100 * (accuracy.high or 0) - value]]
-        colour, faded = COLOURS[candidate.kind], 1.0 if entry.on_frontier else 0.45
+        colour = COLOURS[candidate.kind]
+        faded = 1.0 if entry.on_frontier or candidate.kind == "baseline" else 0.45
         axes.errorbar(size, value, yerr=spread, color=colour, alpha=0.35 * faded, linewidth=1, zorder=1)
         axes.scatter(size, value, c=colour, marker=MARKERS[candidate.precision], s=46, alpha=faded, zorder=3)
     axes.plot(*zip(*_staircase(placed), strict=True), color="#9aa5b1", linewidth=1, zorder=2)

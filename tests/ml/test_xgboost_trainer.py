@@ -143,6 +143,22 @@ def test_a_stopped_run_ends_with_the_very_same_trees(
     assert [record["round"] for record in history] == [5, 10, 15, 20, 25]
 
 
+def test_the_steps_between_checkpoints_grow_and_a_late_stop_changes_nothing_either(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    """Given the checkpoint of round 60, then the next is that of round 75, after a fifth more, and not of 70."""
+    config = Baseline(rounds=80, max_depth=2, subsample=0.7, column_sample=0.05, patience=80)
+    undisturbed, _ = fit(config, dataset, tmp_path / "undisturbed")
+    for stop_at, first in ((70, 5), (80, 65)):
+        with tracking.tracked_by(listener := Listener(stop_at)), pytest.raises(Terminated):
+            fit(config, dataset, tmp_path / "stopped")
+        assert listener.told[0][0] == first
+    with tracking.tracked_by(listener := Listener()):
+        resumed, _ = fit(config, dataset, tmp_path / "stopped")
+    assert listener.told[0][0] == 80
+    assert resumed.save_raw("json") == undisturbed.save_raw("json")
+
+
 def test_sigterm_and_sigkill_lose_at_most_the_rounds_since_the_last_checkpoint(
     data_uri: str, result: StageResult, tmp_path: Path
 ) -> None:
@@ -205,6 +221,18 @@ def test_what_a_search_found_replaces_the_settings(data_uri: str, dataset: Datas
     found = xgboost_trainer.run(config, tmp_path / "baseline")
     assert (found.config["max_depth"], found.config["learning_rate"]) == (2, 0.4)
     assert "depth 2" in read_candidates(found)[0].description
+
+
+def test_the_test_images_are_never_opened(data_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split, opened = Dataset.split, set()
+    monkeypatch.setattr(Dataset, "split", lambda self, name: opened.add(name) or split(self, name))
+    xgboost_trainer.run(XgboostTrainerConfig(data=data_uri, **FAST | {"rounds": 5}), tmp_path)
+    assert opened == {"train", "validation"}
+
+
+def test_a_learning_rate_near_nothing_is_no_divergence(dataset: Dataset, tmp_path: Path) -> None:
+    _, history = fit(Baseline(**FAST | {"rounds": 5}, learning_rate=1e-9), dataset, tmp_path)
+    assert history[0]["loss"] == pytest.approx(np.log(10), rel=1e-3)
 
 
 def test_pixels_alone_can_be_learnt_from(dataset: Dataset, tmp_path: Path) -> None:
