@@ -131,8 +131,9 @@ def _local(config: Tuning, workdir: Path) -> Iterator[Cluster]:
             yield Cluster(replace(planned, gpus=_share(gpus, planned.concurrency)), own=True, folder=folder)
         finally:
             with termination_deferred():
+                born = _born_since(before)
                 ray.shutdown()
-                _kill(before)
+                _kill(born)
 
 
 @contextmanager
@@ -235,11 +236,17 @@ def _share(gpus: float, concurrency: int) -> float:
     return 1 / math.ceil(concurrency / gpus) if gpus else 0.0
 
 
-def _kill(before: set[int]) -> None:
-    """End the processes that came since ``before``, and theirs."""
+def _born_since(before: set[int]) -> list[Any]:
+    """The processes that came since, and theirs; found while they still have their parents."""
     import psutil
 
-    born = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
+    return [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
+
+
+def _kill(born: list[Any]) -> None:
+    """End what Ray's own shutdown left to end by itself: agents notice only after some seconds."""
+    import psutil
+
     for process in born:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -74,7 +74,7 @@ def draw(trials: Sequence[Trial], space: SearchSpace, best: Trial, trainer: str,
     failed = sum(trial.state == "failed" for trial in trials)
     lost = f", {failed} failed (not shown)" if failed else ""
     figure.suptitle(f"{trainer}: {len(trials)} trials{lost}", fontsize=10)
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.legend(handles=_legend(usable, floor), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     with storage.atomic_file(path) as draft:
         figure.savefig(draft, format="png", dpi=120)
 
@@ -105,6 +105,8 @@ def _floor(trials: Sequence[Trial]) -> float:
 
 
 def _slice(axes: Any, name: str, dimension: Dimension, trials: Sequence[Trial], best: Trial, floor: float) -> None:
+    from matplotlib.ticker import LogLocator
+
     for trial in sorted(trials, key=lambda trial: trial.state, reverse=True):
         colour = FINISHED if trial.state == "finished" else STOPPED
         below = 100 * trial.accuracy < floor
@@ -133,8 +135,11 @@ def _slice(axes: Any, name: str, dimension: Dimension, trials: Sequence[Trial], 
         axes.set_xlim(-0.5, len(dimension.of) - 0.5)
         return
     low, high, margin = dimension.low, dimension.high, 0.04
-    axes.set_xscale("log" if dimension.log else "linear")
     if dimension.log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 50 else (1.0,)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
         axes.set_xlim(low * (low / high) ** margin, high * (high / low) ** margin)
     else:
         axes.set_xlim(low - margin * (high - low), high + margin * (high - low))
@@ -148,15 +153,17 @@ def _place(trial: Trial, name: str, dimension: Dimension) -> float:
     return dimension.of.index(value) + 0.5 * ((0.618 * trial.number) % 1 - 0.5)
 
 
-def _legend() -> list[Any]:
+def _legend(trials: Sequence[Trial], floor: float) -> list[Any]:
     from matplotlib.lines import Line2D
 
     def dot(colour: str, label: str, marker: str = "o", **more: Any) -> Any:
         return Line2D([], [], color=colour, linestyle="", marker=marker, markersize=5, label=label, **more)
 
+    stopped = [trial for trial in trials if trial.state == "stopped"]
+    below = any(100 * trial.accuracy < floor for trial in stopped)
     return [
         dot(FINISHED, "trained to the end"),
-        dot(STOPPED, "stopped early"),
-        dot(STOPPED, "further below", marker="v"),
+        *([dot(STOPPED, "stopped early")] if stopped else []),
+        *([dot(STOPPED, "further below", marker="v")] if below else []),
         Line2D([], [], color=BEST, linestyle="", marker="o", markersize=9, markerfacecolor="none", label="best"),
     ]

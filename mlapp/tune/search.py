@@ -1,9 +1,10 @@
-"""The search itself: Ray Tune over the trials, Optuna's TPE to suggest, ASHA to stop what falls behind."""
+"""The search itself: Ray Tune makes the trials, Optuna's TPE suggests them, ASHA stops what falls behind."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 from mlapp.errors import UserError
@@ -18,59 +19,69 @@ log = logging.getLogger("mlapp")
 STARTUP_SHARE = 3  # the first third of the trials is drawn at random, at most TPE's own ten
 
 
-def search(
-    trials: Trials, config: Tuning, space: SearchSpace, first: Point, module: str, settings: Section, epochs: int
-) -> None:
+@dataclass(frozen=True)
+class Search:
+    """What is searched: over ``space``, from ``first`` on, around the ``settings`` of the trainer in ``module``."""
+
+    config: Tuning
+    module: str
+    settings: Section
+    space: SearchSpace
+    first: Point
+    epochs: int
+
+
+def search(what: Search, trials: Trials) -> None:
     """Make the trials that are still to be made; ``trials`` holds them all afterwards.
 
-    ``settings`` are those of the trainer in ``module``, for up to ``epochs`` epochs a trial; ``first`` is the point
-    to begin with. Trials that are over are told to the sampler, not made again; interrupted ones go first.
+    Trials that are over are told to the sampler, not made again; interrupted ones go first. If all failed, the first
+    one's error is raised: a `UserError` as it is, anything else as a RuntimeError.
     """
-    left = config.trials - len(trials.over)
-    if left <= 0:
-        return
+    if left := what.config.trials - len(trials.over):
+        _make(what, trials, left)
+    if not any(trial.usable for trial in trials):
+        over = trials.over
+        trials.forget()  # once the reason is mended, the same command tries them anew
+        _tell_failure(over)
+
+
+def _make(what: Search, trials: Trials, left: int) -> None:
     from mlapp.tune.watch import Watch
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    log.info("%d trials to make, of up to %d epochs each; starting Ray", left, epochs)
-    with warnings.catch_warnings(), connected(config, trials.folder) as cluster, stops() as check:
+    log.info("%d trials to make, of up to %d epochs each; starting Ray", left, what.epochs)
+    with warnings.catch_warnings(), connected(what.config, trials.folder) as cluster, stops() as check:
         warnings.simplefilter("ignore")
         log.info("Ray is up: trials at once %d, processors of each %d", cluster.plan.concurrency, cluster.plan.cpus)
-        assignment = Assignment(
-            module=module,
-            settings=settings.model_dump(mode="json"),
-            cpus=cluster.plan.cpus,
-            scratch=str(trials.folder) if cluster.own else None,
-        )
-        watch = Watch(trials, config.trials, epochs, check)
-        suggestions = _suggestions(trials, config, space, first)
-        _tuner(config, assignment, suggestions, watch, cluster, left, epochs).fit()
-    if not any(trial.usable for trial in trials):
-        _tell_failure(trials.over)
+        watch = Watch(trials, what.config.trials, what.epochs, check)
+        _tuner(what, trials, left, cluster, watch).fit()
 
 
-def _tuner(
-    config: Tuning, assignment: Assignment, suggestions: Any, watch: Any, cluster: Cluster, left: int, epochs: int
-) -> Any:
+def _tuner(what: Search, trials: Trials, left: int, cluster: Cluster, watch: Any) -> Any:
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
+    assignment = Assignment(
+        module=what.module,
+        settings=what.settings.model_dump(mode="json"),
+        cpus=cluster.plan.cpus,
+        scratch=str(trials.folder) if cluster.own else None,
+    )
     scheduler = ASHAScheduler(
         time_attr="epoch",
         metric=METRIC,
         mode="max",
-        max_t=epochs,
-        grace_period=max(1, round(config.grace_period * epochs)),
-        reduction_factor=config.reduction_factor,
+        max_t=what.epochs,
+        grace_period=max(1, round(what.config.grace_period * what.epochs)),
+        reduction_factor=what.config.reduction_factor,
         stop_last_trials=False,
     )
-    trainable = tune.with_resources(tune.with_parameters(run_trial, assignment=assignment), cluster.plan.resources)
     return tune.Tuner(
-        trainable,
+        tune.with_resources(tune.with_parameters(run_trial, assignment=assignment), cluster.plan.resources),
         tune_config=tune.TuneConfig(
             num_samples=left,
             max_concurrent_trials=cluster.plan.concurrency,
-            search_alg=suggestions,
+            search_alg=_suggestions(what, trials),
             scheduler=scheduler,
             reuse_actors=True,
         ),
@@ -78,29 +89,28 @@ def _tuner(
     )
 
 
-def _suggestions(trials: Trials, config: Tuning, space: SearchSpace, first: Point) -> Any:
+def _suggestions(what: Search, trials: Trials) -> Any:
     """Optuna's sampler, told of what is over. A resumed search draws from another stream: the same would repeat."""
     import numpy as np
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    over, interrupted = trials.over, [trial.parameters for trial in trials.interrupted]
+    interrupted = [trial.parameters for trial in trials.interrupted]
     sampler = optuna.samplers.TPESampler(
-        seed=int(np.random.SeedSequence([config.seed, len(trials)]).generate_state(1)[0]),
-        n_startup_trials=max(2, min(10, config.trials // STARTUP_SHARE)),
+        seed=int(np.random.SeedSequence([what.config.seed, len(trials)]).generate_state(1)[0]),
+        n_startup_trials=max(2, min(10, what.config.trials // STARTUP_SHARE)),
         multivariate=True,
         constant_liar=True,
     )
-    begin = [first] if not over and first not in interrupted else []
     suggestions = OptunaSearch(
-        space=distributions(space),
+        space=distributions(what.space),
         metric=METRIC,
         mode="max",
         sampler=sampler,
-        points_to_evaluate=[*begin, *interrupted],
+        points_to_evaluate=interrupted if len(trials) else [what.first],
     )
-    for trial in over:
+    for trial in trials.over:
         suggestions.add_evaluated_point(trial.parameters, trial.accuracy if trial.usable else 0.0)
     return suggestions
 

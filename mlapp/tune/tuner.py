@@ -21,7 +21,7 @@ from mlapp.result import Outcome, ResultUri
 from mlapp.schema import Baseline, Config, Distillation, Section, Trainer, Training, Tuning
 from mlapp.stage import stage
 from mlapp.tune import report
-from mlapp.tune.search import search
+from mlapp.tune.search import Search, search
 from mlapp.tune.space import checked, nearest
 from mlapp.tune.trials import Trials
 
@@ -71,15 +71,8 @@ def run(config: TunerConfig, workdir: Path) -> Outcome:
     searchable = set(section.model_fields) - {length, "seed", "widths"}
     space = checked(config.space or trainer.SEARCH_SPACE, settings, searchable, config.trainer)
     trials = Trials(workdir, config)
-    search(
-        trials,
-        config,
-        space,
-        first=nearest(space, settings),
-        module=TRAINERS[config.trainer],
-        settings=settings,
-        epochs=getattr(settings, length),
-    )
+    first = nearest(space, settings)
+    search(Search(config, TRAINERS[config.trainer], settings, space, first, getattr(settings, length)), trials)
     outcome = report.outcome(config.trainer, trials, space, len(Dataset.open(config.data).split("validation")), workdir)
     trials.forget()
     return outcome

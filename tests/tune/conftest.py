@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,15 +41,24 @@ def config(planted_data: StageResult) -> Callable[..., tuner.TunerConfig]:
 
 
 @pytest.fixture
-def nothing_left() -> Iterator[None]:
-    """Fails where a process of Ray or a folder of its sessions is left that was not there before."""
-    processes, folders = set(ray_processes()), set(session_folders())
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A place for temporary files that no other test uses, with a name that is short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+@pytest.fixture
+def nothing_left(temporary: Path) -> Iterator[None]:
+    """Fails where a process of Ray or a folder of its sessions is left."""
+    processes = set(ray_processes())
     yield
     deadline = time.monotonic() + 5
     while (left := set(ray_processes()) - processes) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left, [process.cmdline() for process in left]
-    assert set(session_folders()) <= folders
+    assert session_folders(temporary) == []
 
 
 def ray_processes(root: psutil.Process | None = None) -> list[psutil.Process]:
@@ -58,6 +67,6 @@ def ray_processes(root: psutil.Process | None = None) -> list[psutil.Process]:
     return [process for process in children if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
-def session_folders() -> list[str]:
+def session_folders(temporary: Path) -> list[str]:
     """The folders of Ray's sessions that a search makes."""
-    return [entry.name for entry in os.scandir("/tmp") if entry.name.startswith("mlapp-ray-")]
+    return [path.name for path in temporary.glob("mlapp-ray-*")]

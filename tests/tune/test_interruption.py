@@ -27,7 +27,7 @@ def command(planted_data: StageResult, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
+def environment(tmp_path: Path, temporary: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return {**kept, "TINY_NOTES": str(tmp_path / "notes"), "TINY_SECONDS": "0.4", "PYTHONUNBUFFERED": "1"}
 
@@ -51,7 +51,7 @@ def gone(processes: list[psutil.Process], within_s: float) -> bool:
 
 
 def test_a_killed_search_goes_on_and_repeats_no_finished_trial(
-    command: list[str], environment: dict[str, str], tmp_path: Path
+    command: list[str], environment: dict[str, str], temporary: Path, tmp_path: Path
 ) -> None:
     process = start_until("trial 4/6:", command, environment)
     time.sleep(0.6)
@@ -63,6 +63,7 @@ def test_a_killed_search_goes_on_and_repeats_no_finished_trial(
     fitted_before = (tmp_path / "notes").read_text().count("fit")
     assert len(over) >= 2
     assert gone([ray for ray in rays if ray.name() in ("raylet", "gcs_server")], within_s=5)
+    assert session_folders(temporary)
 
     done = subprocess.run(
         command, cwd=ROOT, env={**environment, "TINY_SECONDS": "0"}, capture_output=True, text=True, check=True
@@ -78,16 +79,17 @@ def test_a_killed_search_goes_on_and_repeats_no_finished_trial(
     epochs = [line for line in (tmp_path / "notes").read_text().splitlines() if line.startswith("epoch")]
     assert len(epochs) == len(set(epochs))
     assert not list((tmp_path / "work").glob("search-*"))
+    assert session_folders(temporary) == []
 
 
 @pytest.mark.parametrize("line", ["trial 3/6:", "starting Ray"])
 def test_sigterm_ends_ray_with_all_its_processes(
-    command: list[str], environment: dict[str, str], tmp_path: Path, line: str
+    command: list[str], environment: dict[str, str], temporary: Path, tmp_path: Path, line: str
 ) -> None:
-    folders = session_folders()
     process = start_until(line, command, environment)
     time.sleep(2 if line == "starting Ray" else 0.5)
     rays = ray_processes(psutil.Process(process.pid))
+    assert session_folders(temporary)
     assert any(ray.name() == "gcs_server" for ray in rays)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=30)
@@ -95,5 +97,5 @@ def test_sigterm_ends_ray_with_all_its_processes(
     assert output.strip().splitlines()[-1].endswith("stopped; the same command takes the work up again")
     assert "Traceback" not in output
     assert gone(rays, within_s=0.5)
-    assert session_folders() == folders
+    assert session_folders(temporary) == []
     assert not (tmp_path / "work" / "result.json").exists()

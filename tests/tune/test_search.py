@@ -26,10 +26,13 @@ Make = Callable[..., TunerConfig]
 
 @pytest.fixture(scope="module")
 def two_machines() -> Iterator[Cluster]:
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        machine = {"num_cpus": 1, "temp_dir": folder}
-        cluster = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
-        cluster.add_node(**machine)
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        environment.setenv("RAY_TMPDIR", folder)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        cluster.add_node(num_cpus=1)
         yield cluster
         cluster.shutdown()
 
@@ -96,12 +99,13 @@ def test_a_search_leaves_the_best_parameters_with_their_evidence(
         *("best.json", "trials.json", "trials.md", "importance.png", "result.json")
     }
 
-    # Nine trials and two workers: each imported the trainer (so TensorFlow) once, and made several trials.
+    # Nine trials, two workers at most: each imported the trainer (so TensorFlow) once, and made several trials.
     fits = [line.split() for line in tiny_trainer.read_text().splitlines() if line.startswith("fit")]
     assert len(fits) == 9
-    assert len({(process, imported) for _, process, imported, *_ in fits}) == 2
+    workers = {process for _, process, *_ in fits}
+    assert len({(process, imported) for _, process, imported, *_ in fits}) == len(workers) <= 2
     assert {threads for *_, threads, _ in fits} == {"1"}
-    assert len({trial["process"] for trial in trials}) == 2
+    assert {str(trial["process"]) for trial in trials} == workers
 
 
 def test_a_trial_that_fails_does_not_end_the_search_nor_its_worker(
@@ -134,7 +138,7 @@ def test_when_all_trials_fail_the_first_ones_error_is_told_in_one_line(
     with pytest.raises(error, match=told) as raised:
         tuner.run(config(trials=2, training={"seed": seed_of(does)}), tmp_path / "work")
     assert "\n" not in str(raised.value)
-    assert not (tmp_path / "work" / "result.json").exists()
+    assert not [path for path in (tmp_path / "work").iterdir() if path.name != ".lock"]  # all are tried anew next time
 
 
 @pytest.mark.usefixtures("nothing_left", "tiny_trainer")
@@ -146,7 +150,7 @@ def test_what_a_user_can_mend_passes_through_as_it_is_and_ends_ray(config: Make,
 
 
 def test_trials_spread_over_the_machines_of_a_cluster(cluster: Cluster, config: Make, tmp_path: Path) -> None:
-    result = tuner.run(config(trials=4, concurrency=None, training={"seed": seed_of("dawdle")}), tmp_path / "work")
+    result = tuner.run(config(trials=4, concurrency=None, training={"seed": seed_of("meet")}), tmp_path / "work")
     nodes = Counter(trial["node"] for trial in trials_of(result))
     assert set(nodes) == {cluster.head_node.node_id, *(node.node_id for node in cluster.worker_nodes)}
     assert len(nodes) == 2
