@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from mlapp import cluster
 from mlapp.errors import Dismissed, UserError, WorkerLostError
+from mlapp.result import StageResult
 
 CHIEF, ONE, TWO = "10.0.0.1:2222", "10.0.0.2:2222", "10.0.0.3:2222"
 
@@ -91,19 +93,35 @@ def test_a_contradiction_is_told_in_one_line(content: Any, told: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_trainer_refuses_it_in_seconds_without_tensorflow(tmp_path: Path, planted_data: Any) -> None:
-    """Given workers with one address, when a trainer starts, then exit code 2, one line, and no TensorFlow."""
-    code = (
-        "import sys, atexit; from mlapp.dl.dnn_trainer import run;"
-        "atexit.register(lambda: print('tensorflow' in sys.modules)); run.main()"
-    )
-    command = [sys.executable, "-c", code, "--data", planted_data.uri, "--workdir", str(tmp_path / "work")]
-    environment = {**os.environ, "TF_CONFIG": json.dumps(config("worker", 0, worker=[ONE, ONE]))}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+@pytest.fixture
+def trainer(tmp_path: Path, planted_data: StageResult) -> Callable[[Any], subprocess.CompletedProcess[str]]:
+    """A function that starts the trainer with this TF_CONFIG; its last line tells whether TensorFlow was imported."""
+
+    def started(content: Any) -> subprocess.CompletedProcess[str]:
+        code = (
+            "import sys, atexit; from mlapp.dl.dnn_trainer import run;"
+            "atexit.register(lambda: print('tensorflow:', 'tensorflow' in sys.modules)); run.main()"
+        )
+        command = [sys.executable, "-c", code, "--data", planted_data.uri, "--workdir", str(tmp_path / "work")]
+        environment = {**os.environ, "TF_CONFIG": json.dumps(content)}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    return started
+
+
+def test_a_trainer_refuses_a_contradiction_in_seconds_without_tensorflow(trainer: Callable[..., Any]) -> None:
+    done = trainer(config("worker", 0, worker=[ONE, ONE]))
     assert done.returncode == 2
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "tensorflow: False"
     assert len(done.stderr.strip().splitlines()) == 1
     assert "have the same address" in done.stderr
+
+
+def test_an_evaluator_ends_well_and_at_once(trainer: Callable[..., Any]) -> None:
+    done = trainer(config("evaluator", 0, chief=[CHIEF], worker=[ONE], evaluator=[TWO]))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "train: evaluator: nothing to do" in done.stdout
+    assert "tensorflow: False" in done.stdout
 
 
 def test_workers_meet_however_late_one_starts() -> None:

@@ -23,7 +23,7 @@ from mlapp.schema import Devices, Export
 
 # Other rounding is all that differs. Adam makes up to one learning rate a step of it where a gradient is nearly zero.
 SETTINGS: dict[str, Any] = {"batch_size": 50, "learning_rate": 0.001, "augmentation": "strong", "weight_decay": 0.01}
-LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-3, 0.005
+LOSS_TOLERANCE, VALIDATION_TOLERANCE, WEIGHT_TOLERANCE = 1e-3, 5e-3, 0.005
 EXPORT = Export(representative_images=50, latency_runs=20)
 
 
@@ -57,8 +57,9 @@ def alone(data_uri: str, tmp_path_factory: pytest.TempPathFactory) -> StageResul
 def assert_the_same_history(result: StageResult, expected: StageResult) -> None:
     ours, theirs = (json.loads(each.local("history").read_text()) for each in (result, expected))
     for our, their in zip(ours, theirs, strict=True):
-        for name in ("loss", "validation_loss", "learning_rate"):
-            assert our[name] == pytest.approx(their[name], rel=LOSS_TOLERANCE)
+        assert our["learning_rate"] == pytest.approx(their["learning_rate"])
+        assert our["loss"] == pytest.approx(their["loss"], rel=LOSS_TOLERANCE)
+        assert our["validation_loss"] == pytest.approx(their["validation_loss"], rel=VALIDATION_TOLERANCE)
         assert our["validation_accuracy"] == pytest.approx(their["validation_accuracy"], abs=0.03)  # 2 of 83 images
 
 
@@ -129,7 +130,7 @@ def test_workers_that_are_stopped_or_lost_take_the_work_up_again_and_end_as_one_
 
     pair.start()
     assert pair.codes() == [0, 0], pair.said("chief") + pair.said("worker")
-    assert "epoch 3/4" not in pair.said("worker")
+    assert "epoch 1/4" not in pair.said("worker")
     assert_the_same_history(StageResult.load(f"{tmp_path}/pair"), expected)
 
 
