@@ -4,7 +4,8 @@ PYTHON ?= python3.11
 PRESET ?= quick
 DAG ?= fashion_mnist_training
 CONF ?= {}
-PYTEST_ARGS ?=
+# Two at a time, each file in one process: what a file prepares is prepared once.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 # Taken as they were typed, and handed on through the environment: no quote or space of theirs reaches a shell.
 override CONF := $(value CONF)
