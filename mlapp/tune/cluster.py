@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import math
 import os
 import shutil
 import signal
@@ -21,10 +20,10 @@ from typing import Any
 import mlapp
 from mlapp.errors import Terminated, UserError, termination_deferred
 from mlapp.schema import Tuning
+from mlapp.tune.plan import MB, Node, Plan, plan, share
 
 log = logging.getLogger("mlapp")
 ROOT = Path(mlapp.__file__).parents[1]
-MB = 2**20
 ANSWER_S = 5.0
 OBJECT_STORE = 80 * MB  # the least that Ray takes; results are a few numbers
 QUIET = {
@@ -39,65 +38,12 @@ QUIET = {
 
 
 @dataclass(frozen=True)
-class Node:
-    """What one machine has to give."""
-
-    cpus: float
-    memory: float
-    gpus: float = 0.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many trials are at work at once, and what each is given."""
-
-    concurrency: int
-    cpus: int
-    memory: int
-    gpus: float = 0.0
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """A trial's share, in Ray's words."""
-        return {"CPU": self.cpus, "memory": self.memory, **({"GPU": self.gpus} if self.gpus else {})}
-
-
-@dataclass(frozen=True)
 class Cluster:
     """The Ray that this process is connected to."""
 
     plan: Plan
     own: bool
     folder: Path
-
-
-def plan(config: Tuning, nodes: list[Node], *, own: bool) -> Plan:
-    """Fit the trials into the machines: none may wait for ever for what no machine has.
-
-    On a machine of one's ``own`` a trial that asks for too much gets what there is, and that is said; what a cluster
-    cannot give is a `UserError`.
-    """
-    most = int(max(node.cpus for node in nodes))
-    if not most:
-        raise UserError("no machine of the Ray cluster has a processor to give: add one, or unset RAY_ADDRESS")
-    cpus = max(1, min(config.cpus_per_trial, most))
-    if cpus < config.cpus_per_trial:
-        log.warning("a trial gets %d processors, not %d: no machine has more", cpus, config.cpus_per_trial)
-    memory = config.memory_per_trial_mb * MB
-    room = sum(min(int(node.cpus // cpus), int(node.memory // memory)) for node in nodes)
-    if not room:
-        largest = max(node.memory for node in nodes) / MB
-        if not own:
-            raise UserError(
-                f"no machine of the Ray cluster has {config.memory_per_trial_mb} MB for a trial, the largest has "
-                f"{largest:.0f} MB: lower tuning.memory_per_trial_mb"
-            )
-        log.warning("%.0f MB of memory are free and a trial may need %d: one at a time", largest, memory / MB)
-        room = 1
-    concurrency = min(room, config.trials, config.concurrency or room)
-    if config.concurrency and concurrency < min(config.concurrency, config.trials):
-        log.warning("%d trials at once, not %d: there is no room for more", concurrency, config.concurrency)
-    return Plan(concurrency, cpus, memory, _share(sum(node.gpus for node in nodes), concurrency))
 
 
 @contextmanager
@@ -129,7 +75,7 @@ def _local(config: Tuning, workdir: Path) -> Iterator[Cluster]:
                 _temp_dir=str(folder),
             )
             gpus = ray.cluster_resources().get("GPU", 0.0)
-            yield Cluster(replace(planned, gpus=_share(gpus, planned.concurrency)), own=True, folder=folder)
+            yield Cluster(replace(planned, gpus=share(gpus, planned.concurrency)), own=True, folder=folder)
         finally:
             with termination_deferred():
                 born = _born_since(before)
@@ -209,8 +155,9 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
         with grpc.insecure_channel(address) as channel:
             grpc.channel_ready_future(channel).result(timeout=ANSWER_S)
-    except (OSError, OverflowError, grpc.FutureTimeoutError) as error:
-        reason = getattr(error, "strerror", None) or "no answer"
+            channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=ANSWER_S)  # which Ray has, a proxy not
+    except (OSError, OverflowError, grpc.FutureTimeoutError, grpc.RpcError) as error:
+        reason = getattr(error, "strerror", None) or "no answer of a Ray"
         raise UserError(
             f"no Ray cluster answers at RAY_ADDRESS={address} ({reason}): start it, mend the address, or unset it for "
             "a local one"
@@ -230,11 +177,6 @@ def _sessions(workdir: Path) -> Iterator[Path]:
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=base, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
-
-
-def _share(gpus: float, concurrency: int) -> float:
-    """What a trial gets of the GPUs there are: as many trials on each as need be."""
-    return 1 / math.ceil(concurrency / gpus) if gpus else 0.0
 
 
 def _born_since(before: set[int]) -> list[Any]:

@@ -24,7 +24,7 @@ from mlapp.result import StageResult
 from mlapp.schema import Distillation, Training, Tuning
 from mlapp.search_space import Choice, Dimension, Real, Whole
 from mlapp.tune import tuner
-from mlapp.tune.cluster import MB, Node, Plan, plan
+from mlapp.tune.plan import MB, Node, Plan, plan
 from mlapp.tune.space import nearest
 from mlapp.tune.trials import Trials
 from mlapp.tuned import with_tuned
@@ -221,7 +221,7 @@ def mute() -> Iterator[int]:
     ("address", "told"),
     [
         ("127.0.0.1:1", "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1 (Connection refused)"),
-        ("127.0.0.1:{mute}", "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:{mute} (no answer)"),
+        ("127.0.0.1:{mute}", "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:{mute} (no answer of a Ray)"),
         ("no.such.host.invalid:6379", "no Ray cluster answers at RAY_ADDRESS=no.such.host.invalid:6379 ("),
         ("ray://127.0.0.1:10001", "RAY_ADDRESS=ray://127.0.0.1:10001 is no address: give the head node's host:port"),
         ("127.0.0.1", "RAY_ADDRESS=127.0.0.1 is no address"),
