@@ -50,6 +50,7 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
         log.info("%s: %s", stage.name, told)
         return
     except (Terminated, KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not cut the end short
         print(f"{parser.prog}: stopped; the same command takes the work up again", file=sys.stderr)
         sys.exit(143)
     log.info("%s: %s", stage.name, result.headline or "done")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,11 @@ from mlapp.result import StageResult
 from tests.e2e.workspace import PRESET, Ran
 from tests.trackers import wandb_files
 
-STAGES = ["extract", "validate", "transform", "train", "distill", "prune", "choose", "vet", "promote"]
+STAGES = [
+    *("extract", "validate", "transform", "baseline", "train", "distill", "prune"),
+    *("choose", "vet", "promote"),
+]
+SEARCHES = {f"tune_{trainer}" for trainer in ("train", "distill", "baseline")}
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -58,10 +63,11 @@ def test_every_stage_is_recorded_in_the_runs_folder_and_is_a_run_of_its_group(wo
     run = workspace.runs()[0]
     records, damaged = run_record.read(storage.at(run))
     assert not damaged
-    assert [(record.stage, record.state) for record in records] == [(name, "done") for name in [*STAGES, "summarise"]]
+    assert Counter(record.stage for record in records) == Counter([*STAGES, *["tune"] * len(SEARCHES), "summarise"])
+    assert {record.state for record in records} == {"done"}
     assert workspace.run("python", "-m", "mlapp.trackers.wandb_writer", str(run)).code == 0  # had the machine no time
     kept = wandb_files.runs(run)
-    assert {entry.job_type for entry in kept} == {*STAGES, "summarise"}
+    assert {entry.job_type for entry in kept} == {*STAGES, "tune", "summarise"}
     assert {entry.group for entry in kept} == {run.name}
     (trained,) = [entry for entry in kept if entry.job_type == "train"]
     assert len(trained.curve("validation_accuracy")) == read_preset(PRESET)["training"]["epochs"]
@@ -74,7 +80,7 @@ def test_tasks_hand_on_uris_of_results_and_never_data(workspace, first):
     with sqlite3.connect(workspace.folder / "airflow" / "airflow.db") as database:
         rows = database.execute("select task_id, value from xcom where key = 'return_value'").fetchall()
     values = {task: json.loads(value) for task, value in rows if task not in ("wanted", "widths", "sparsities")}
-    assert set(values) == {*STAGES, "configure", "summarise"}
+    assert set(values) == {*STAGES, *SEARCHES, "configure", "summarise"}
     for task in STAGES:
         assert StageResult.load(values[task]).stage == task
 

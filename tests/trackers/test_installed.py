@@ -67,18 +67,17 @@ def test_a_remote_folder_gets_no_event_files_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("roles", "kind", "index", "speaks"),
+    ("cluster", "kind", "index", "speaks"),
     [
-        (["worker"], "worker", 0, True),
-        (["worker"], "worker", 1, False),
-        (["chief", "worker"], "chief", 0, True),
-        (["chief", "worker"], "worker", 0, False),
+        ({"worker": ["a:1", "b:1"]}, "worker", 0, True),
+        ({"worker": ["a:1", "b:1"]}, "worker", 1, False),
+        ({"chief": ["a:1"], "worker": ["b:1"]}, "chief", 0, True),
+        ({"chief": ["a:1"], "worker": ["b:1"]}, "worker", 0, False),
     ],
 )
 def test_of_several_workers_one_speaks(
-    monkeypatch: pytest.MonkeyPatch, roles: list[str], kind: str, index: int, speaks: bool
+    monkeypatch: pytest.MonkeyPatch, cluster: dict[str, list[str]], kind: str, index: int, speaks: bool
 ) -> None:
-    cluster = {role: ["a:1", "b:1"] for role in roles}
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}}))
     assert bool(kinds(group="g")) is speaks
 

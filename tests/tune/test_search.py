@@ -56,10 +56,10 @@ def seed_of(behaviour: str) -> int:
 
 class Heard(Tracker):
     def __init__(self) -> None:
-        self.epochs: list[int] = []
+        self.trials: dict[str, tuple[dict[str, Any], int, bool]] = {}
 
-    def epoch(self, number: int, figures: Any) -> None:
-        self.epochs.append(number)
+    def trial(self, name: str, parameters: Any, history: Any, stopped_early: bool) -> None:
+        self.trials[name] = (dict(parameters), len(history), stopped_early)
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -81,7 +81,11 @@ def test_a_search_leaves_the_best_parameters_with_their_evidence(
         "epochs": max(map(int, winner["accuracies"])),
         "trial": winner["number"],
     }
-    assert [trial["number"] for trial in trials] == list(range(1, 10)) == heard.epochs
+    assert [trial["number"] for trial in trials] == list(range(1, 10))
+    assert heard.trials == {
+        f"trial-{trial['number']}": (trial["parameters"], len(trial["accuracies"]), trial["state"] == "stopped")
+        for trial in trials
+    }
     assert trials[0]["parameters"] == {"learning_rate": 0.01, "batch_size": 64, "augmentation": "none"}
     assert winner["parameters"]["learning_rate"] > 0.01
     states = Counter(trial["state"] for trial in trials)
