@@ -15,7 +15,7 @@ from mlapp.trackers.run_folder import RunFolder
 from mlapp.trackers.wandb_spool import WeightsAndBiases
 
 
-def trackers(workdir: str = "/work", environ: dict[str, str] | None = None, **tracking: Any) -> list[object]:
+def trackers(workdir: str = "/place", environ: dict[str, str] | None = None, **tracking: Any) -> list[object]:
     """The trackers of a stage with these settings."""
     settings = load("smoke", {"tracking": tracking, "storage.experiments": "/experiments"}, environ or {})
     return [*installed.of_run(settings, "train"), *installed.of_stage(settings, workdir)]
@@ -35,7 +35,7 @@ def test_a_stage_by_hand_keeps_its_tracks_in_its_own_folder() -> None:
     board, wandb = trackers()
     assert isinstance(board, TensorBoard)
     assert isinstance(wandb, WeightsAndBiases)
-    assert (board.folder, wandb.folder) == (Path("/work/tensorboard"), Path("/work"))
+    assert (board.folder, wandb.folder) == (Path("/place/tensorboard"), Path("/place"))
 
 
 def test_a_stage_of_a_run_keeps_them_in_the_runs_folder() -> None:
@@ -44,7 +44,7 @@ def test_a_stage_of_a_run_keeps_them_in_the_runs_folder() -> None:
     assert isinstance(board, TensorBoard)
     assert isinstance(wandb, WeightsAndBiases)
     assert str(folder.folder) == str(wandb.folder) == "/experiments/2026-01-01-x"
-    assert board.folder == Path("/work/tensorboard")
+    assert board.folder == Path("/place/tensorboard")
 
 
 def test_each_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
