@@ -64,7 +64,7 @@ def tracked(stage: Stage[Any], arguments: argparse.Namespace) -> StageResult:
         try:
             config, workdir = prepare(stage, arguments, settings)
             with tracked_by(*installed.of_stage(settings, workdir)):
-                return stage(config, workdir, force=arguments.force)
+                return stage.run_resolved(config, workdir, force=arguments.force)
         except UserError as error:
             tracking.failed(f"UserError: {error}")
             raise

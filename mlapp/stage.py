@@ -48,9 +48,12 @@ class Stage(Generic[C]):
 
     def __call__(self, config: C, workdir: str | os.PathLike[str], force: bool = False) -> StageResult:
         """Run in ``workdir`` and return the result; a valid result of the same key is returned as it stands."""
+        return self.run_resolved(self.resolved(config), workdir, force)
+
+    def run_resolved(self, config: C, workdir: str | os.PathLike[str], force: bool = False) -> StageResult:
+        """The same for a config that is `resolved`: asking the world for it costs, where that is a server, seconds."""
         folder = storage.at(workdir)
         crew = cluster.read() if "devices" in self.config.model_fields else None
-        config = self.resolved(config)
         key = self.key(config)
         try:
             if crew and not crew.is_chief:

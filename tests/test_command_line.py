@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -122,3 +123,16 @@ def test_help_names_every_setting_with_its_bounds_and_every_input():
     for name in ("--data URI", "training.epochs=", "export.latency_runs=", "(≥ 1, ≤ 1000)", "MLAPP_TRAINING__FIELD"):
         assert name in told
     assert "--export" not in told
+
+
+def test_what_the_world_decides_is_asked_for_once(tmp_path: Path) -> None:
+    """Where the answer comes from a server, a second question costs seconds."""
+    asked = []
+
+    def resolve(config: tiny_stage.Tiny) -> tiny_stage.Tiny:
+        asked.append(config)
+        return config.model_copy(update={"text": "as resolved"})
+
+    main(dataclasses.replace(tiny_stage.run, resolve=resolve), [f"--workdir={tmp_path}"])
+    assert len(asked) == 1
+    assert StageResult.load(str(tmp_path)).config["text"] == "as resolved"
