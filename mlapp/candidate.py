@@ -5,10 +5,14 @@ Every stage that makes a model leaves ``candidates.json`` (artifact ``candidates
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.result import Metric, Record, StageResult
 
@@ -40,6 +44,23 @@ class Candidate(Record):
     def label(self) -> str:
         """Short name for tables and plots."""
         return f"{self.name} {self.precision}"
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Accuracy, latency and size, as the stage that made it reports them."""
+        figures = {
+            "validation_accuracy": self.validation_accuracy,
+            "latency": self.latency_us,
+            "size": Metric(value=self.bytes, unit="B"),
+        }
+        return {f"{self.precision}.{name}": metric for name, metric in figures.items()}
+
+
+def write_candidates(candidates: Sequence[Candidate], folder: Path) -> Path:
+    """Write ``candidates.json`` to a stage's ``folder``; returns its path."""
+    path = folder / "candidates.json"
+    storage.write_text(path, json.dumps([entry.model_dump(mode="json") for entry in candidates], indent=2))
+    return path
 
 
 def read_candidates(result: StageResult) -> list[Candidate]:

@@ -118,9 +118,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     for name in environ:
         section = name.removeprefix(prefix).split("__")[0].lower()
         if name.startswith(prefix) and "__" in name and section not in Config.model_fields:
-            raise UserError(
-                f"{name} in the environment sets an unknown section{_nearest(section, Config.model_fields)}"
-            )
+            raise UserError(f"{name} in the environment sets an unknown section{nearest(section, Config.model_fields)}")
     source = EnvSettingsSource(Config)
     source.env_vars = {name.lower(): value for name, value in environ.items() if name.startswith(prefix)}
     try:
@@ -144,7 +142,7 @@ def _explain(model: type[BaseModel], detail: dict[str, Any], layers: Mapping[str
     origin = layer_of(location, layers)
     origin = f" (from {origin})" if origin else ""
     if detail["type"] == "extra_forbidden":
-        return f"unknown setting {name}{origin}{_nearest(location[-1], _siblings(model, location))}"
+        return f"unknown setting {name}{origin}{nearest(location[-1], _siblings(model, location))}"
     reason = detail["msg"][0].lower() + detail["msg"][1:]
     given = "" if detail["type"] == "missing" else f", not {detail['input']!r}"
     return f"{name}: {reason}{given}{origin}"
@@ -169,6 +167,7 @@ def _siblings(model: type[BaseModel], location: list[str]) -> Iterable[str]:
     return model.model_fields
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown name: the one that may be meant, or all that are known."""
     match = difflib.get_close_matches(name, list(known), n=1)
     return f": did you mean {match[0]}?" if match else f": known are {', '.join(sorted(known))}"

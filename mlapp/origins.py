@@ -65,7 +65,11 @@ def settings_of(config: Config, layers: Mapping[str, Mapping[str, Any]]) -> dict
 
 def flat(config: Config) -> dict[str, Any]:
     """The values of a configuration by dotted name, as JSON holds them."""
-    sections = config.model_dump(mode="json")
+    return dotted(config.model_dump(mode="json"))
+
+
+def dotted(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The values of a configuration's sections by dotted name."""
     return {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
 
 

@@ -141,8 +141,7 @@ def find(runs: list[Run], name: str, area: str) -> Run:
 def _settings(folder: UPath, damage: list[str]) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        sections = json.loads(path.read_text(encoding="utf-8"))
-        return {f"{name}.{key}": value for name, fields in sections.items() for key, value in fields.items()}
+        return origins.dotted(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     except (ValueError, AttributeError):

@@ -6,7 +6,7 @@ from mlapp import origins, run_comparison
 from mlapp.result import Metric
 from mlapp.run_history import Run
 from mlapp.schema import Config
-from mlapp.text_table import WIDTH, cut, duration, figure, table
+from mlapp.text_table import WIDTH, costs, cut, duration, figure, table
 
 
 def overview(runs: list[Run]) -> str:
@@ -136,14 +136,11 @@ def _head(run: Run) -> str:
 def _stages(run: Run) -> str:
     rows = [("stage", "state", "time", "CPU", "peak", "key metric")]
     for stage in run.stages:
-        timings = stage.timings
         rows.append(
             (
                 stage.label,
                 stage.state_now,
-                f"{timings['wall_s']:.1f} s" if timings else "",
-                f"{timings['cpu_s']:.0f} s" if timings else "",
-                f"{timings['peak_rss_mb']:,.0f} MB" if timings else "",
+                *(costs(stage.timings) if stage.timings else ("", "", "")),
                 stage.headline.partition(";")[0] if stage.stage == "promote" else stage.headline or stage.reason,
             )
         )

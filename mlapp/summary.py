@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from mlapp import storage
+from mlapp import storage, text_table
 from mlapp.errors import UserError
 from mlapp.result import Outcome, ResultUris, StageResult
 from mlapp.schema import Section
@@ -48,19 +48,17 @@ def table(results: list[StageResult], started: datetime | None, run: str) -> str
     for result in results:
         reused = started is not None and datetime.fromisoformat(result.finished) < started
         spent += 0 if reused else result.timings["wall_s"]
+        time, cpu, peak = text_table.costs(result.timings)
         rows.append(
             (
                 result.stage,
-                "reused" if reused else f"{result.timings['wall_s']:.1f} s",
-                f"{result.timings['cpu_s']:.0f} s",
-                f"{result.timings['peak_rss_mb']:,.0f} MB",
+                "reused" if reused else time,
+                cpu,
+                peak,
                 result.headline.split(";")[0] if result.stage == "promote" else result.headline,
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in (1, 2, 3)), row[4]]) for row in rows
-    ]
+    lines = text_table.table(rows, right=(1, 2, 3), width=None).splitlines()
     rule = "-" * min(max(map(len, lines)), 110)
     told = [f"run {run}", rule, lines[0], rule, *lines[1:], rule, f"stages took {spent:.0f} s"]
     by_stage = {result.stage: result for result in results}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mlapp.result import Metric
 
@@ -11,22 +11,28 @@ PER_CENT = " %"
 SHARES = ("accuracy", "recall", "difference_to")
 
 
-def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), indent: str = "") -> str:
-    """Columns of equal width, two spaces apart; those numbered in ``right`` are flush right. Long lines are cut."""
+def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), width: int | None = WIDTH) -> str:
+    """Columns two spaces apart; those numbered in ``right`` are flush right. Lines are cut to ``width``, if any."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
         cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(room) if column in right else cell.ljust(room)
+            for column, (cell, room) in enumerate(zip(row, widths, strict=True))
         ]
-        lines.append(cut((indent + "  ".join(cells)).rstrip(), WIDTH))
+        line = "  ".join(cells).rstrip()
+        lines.append(cut(line, width) if width else line)
     return "\n".join(lines)
 
 
 def cut(text: str, width: int) -> str:
     """The text, or as much of it as fits."""
     return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def costs(timings: Mapping[str, float]) -> tuple[str, str, str]:
+    """A stage's time, CPU time and peak memory."""
+    return f"{timings['wall_s']:.1f} s", f"{timings['cpu_s']:.0f} s", f"{timings['peak_rss_mb']:,.0f} MB"
 
 
 def duration(seconds: float) -> str:

@@ -90,6 +90,11 @@ def failed(reason: str) -> None:
     _tell(lambda tracker: tracker.failed(reason))
 
 
+def was_stopped(reason: str) -> bool:
+    """Whether a stage `failed` because someone stopped it."""
+    return reason.startswith(("Terminated", "KeyboardInterrupt"))
+
+
 def _tell(call: Callable[[Tracker], None]) -> None:
     """A tracker that fails is told once and left out from then on: no training ends because of it."""
     for tracker in _trackers.get():

@@ -17,8 +17,6 @@ from pathlib import Path
 from stage_runner import Ended
 
 POLL_S = 0.1
-# prctl(PR_SET_PDEATHSIG, SIGTERM) outlives exec. No preexec_fn: that can deadlock in a worker with threads.
-TIE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 class LocalRunner:
@@ -37,12 +35,14 @@ class LocalRunner:
 
     def run(self, module: str, arguments: Sequence[str]) -> Ended:
         """Run the stage in the project's root and wait for it, with the URI of its result read from ``--uri-to``."""
+        from mlapp.death_signal import tied  # not above: this module finds the package without importing it
+
         root = project_root()
         paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
         with tempfile.TemporaryDirectory(prefix="mlapp-stage-") as scratch:
             answer = Path(scratch, "uri")
             process = self._process = subprocess.Popen(
-                [*_tied_to_worker(), sys.executable, "-m", module, *arguments, f"--uri-to={answer}"],
+                [*tied(signal.SIGTERM), sys.executable, "-m", module, *arguments, f"--uri-to={answer}"],
                 cwd=root,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
@@ -103,8 +103,3 @@ def project_root() -> Path:
 def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-
-
-def _tied_to_worker() -> list[str]:
-    """On Linux, what makes the stage get SIGTERM when the worker dies without a chance to send it."""
-    return [sys.executable, "-ISc", TIE] if sys.platform == "linux" else []

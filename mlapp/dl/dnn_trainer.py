@@ -45,15 +45,7 @@ class DnnTrainerConfig(Training):
 
 def fit(config: Training, dataset: Dataset, folder: Path) -> tuple[Any, list[dict[str, float]]]:
     """A trained network and its history, one record an epoch; ``folder`` keeps checkpoints to resume from."""
-    model = replicate(
-        nets.build(
-            config.architecture,
-            shape=dataset.shape,
-            classes=len(dataset.classes),
-            width=config.width,
-            seed=config.seed,
-        )
-    )
+    model = replicate(nets.build_for(dataset, config.architecture, width=config.width, seed=config.seed))
     loss = classification(model, config.label_smoothing)
     history = optimise(model, loss, dataset.split("train"), dataset.split("validation"), config, folder)
     return unreplicate(model), history

@@ -6,7 +6,6 @@ Both files take one raw image batch, pixels 0..255 (float32 or uint8), and give 
 from __future__ import annotations
 
 import gzip
-import json
 import logging
 import os
 import shutil
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlapp import storage
-from mlapp.candidate import Candidate, Kind, Precision
+from mlapp.candidate import Candidate, Kind, Precision, write_candidates
 from mlapp.dataset import Dataset, Split
 from mlapp.dl.backend import tf
 from mlapp.dl.keras_model import save
@@ -66,10 +65,7 @@ def export(
         )
         log.info("%s", summary(candidate))
         candidates.append(candidate)
-    artifacts["candidates"] = folder / "candidates.json"
-    storage.write_text(
-        artifacts["candidates"], json.dumps([entry.model_dump(mode="json") for entry in candidates], indent=2)
-    )
+    artifacts["candidates"] = write_candidates(candidates, folder)
     _publish(artifacts)
     return artifacts, candidates
 

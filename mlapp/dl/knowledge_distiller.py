@@ -47,15 +47,7 @@ class KnowledgeDistillerConfig(Distillation):
 def fit(config: KnowledgeDistillerConfig, dataset: Dataset, folder: Path) -> tuple[Any, list[dict[str, float]]]:
     """A student and its history; the teacher's weights stay as they are. ``folder`` keeps checkpoints."""
     teacher = replicate(load_from(config.teacher))
-    student = replicate(
-        nets.build(
-            config.architecture,
-            shape=dataset.shape,
-            classes=len(dataset.classes),
-            width=config.width,
-            seed=config.seed,
-        )
-    )
+    student = replicate(nets.build_for(dataset, config.architecture, width=config.width, seed=config.seed))
     loss = distillation(
         student, teacher, temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing
     )

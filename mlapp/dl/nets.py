@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlapp.dataset import Dataset
 from mlapp.dl.backend import keras, tf
 from mlapp.schema import Architecture
 
@@ -22,6 +23,11 @@ def build(
     features = {"convnet": _convnet, "cnn3": _cnn3}[architecture](pixels, scaled)
     logits = keras.layers.Dense(classes, name="logits")(features)
     return keras.Model(image, logits, name=architecture)
+
+
+def build_for(dataset: Dataset, architecture: Architecture, *, width: float, seed: int) -> Any:
+    """A new network for the images and classes of a data set."""
+    return build(architecture, shape=dataset.shape, classes=len(dataset.classes), width=width, seed=seed)
 
 
 def _convnet(x: Any, scaled: Any) -> Any:

@@ -14,15 +14,7 @@ def outcome(
 ) -> Outcome:
     """The trainer's outcome; its headline is the float model's line."""
     written = artifacts | write_history(history, workdir)
-    metrics = {
-        f"{candidate.precision}.{name}": metric
-        for candidate in candidates
-        for name, metric in {
-            "validation_accuracy": candidate.validation_accuracy,
-            "latency": candidate.latency_us,
-            "size": Metric(value=candidate.bytes, unit="B"),
-        }.items()
-    }
+    metrics = {name: metric for candidate in candidates for name, metric in candidate.metrics.items()}
     metrics["epochs"] = Metric(value=len(history))
     metrics["training"] = Metric(value=sum(record["seconds"] for record in history), unit="s")
     return Outcome(artifacts=dict(written), metrics=metrics, headline=_headline(candidates))

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from mlapp import storage
-from mlapp.candidate import Candidate
+from mlapp.candidate import Candidate, write_candidates
 from mlapp.curves import write_history
 from mlapp.dataset import Dataset, Split
 from mlapp.errors import UserError, termination_deferred
@@ -72,15 +71,12 @@ def run(config: XgboostTrainerConfig, workdir: Path) -> Outcome:
     save(model, artifacts["model"])
     draw(model, artifacts["importance"])
     candidate = _candidate(artifacts["model"], dataset.split("validation"), config)
-    artifacts["candidates"] = workdir / "candidates.json"
-    storage.write_text(artifacts["candidates"], json.dumps([candidate.model_dump(mode="json")], indent=2))
+    artifacts["candidates"] = write_candidates([candidate], workdir)
     accuracy, latency, size = candidate.validation_accuracy, candidate.latency_us, candidate.bytes
     return Outcome(
         artifacts={**artifacts, **write_history(history, workdir, along="round")},
         metrics={
-            "float32.validation_accuracy": accuracy,
-            "float32.latency": latency,
-            "float32.size": Metric(value=size, unit="B"),
+            **candidate.metrics,
             "rounds": Metric(value=history[-1]["round"]),
             "best_round": Metric(value=best(history)["round"]),
             "training": Metric(value=sum(record["seconds"] for record in history), unit="s"),

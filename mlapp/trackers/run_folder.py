@@ -15,11 +15,10 @@ from upath import UPath
 from mlapp import run_record, storage
 from mlapp.result import StageResult
 from mlapp.run_record import HISTORY, StageRecord, State
-from mlapp.tracking import Tracker
+from mlapp.tracking import Tracker, was_stopped
 
 READABLE = (".json", ".csv", ".txt", ".md", ".html", ".png")
 LARGEST_COPY = 1_000_000
-STOPPED = ("Terminated", "KeyboardInterrupt")
 
 
 class RunFolder(Tracker):
@@ -52,7 +51,7 @@ class RunFolder(Tracker):
 
     def failed(self, reason: str) -> None:
         """Where the run stopped, and why."""
-        state: State = "stopped" if reason.startswith(STOPPED) else "failed"
+        state: State = "stopped" if was_stopped(reason) else "failed"
         self._note(state, reason=reason.removeprefix("UserError: ").removesuffix(": "), ended=_now())
 
     @property

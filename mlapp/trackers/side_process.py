@@ -11,10 +11,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlapp.death_signal import tied
+
 log = logging.getLogger("mlapp")
 NICE = 10
-# prctl(PR_SET_PDEATHSIG, SIGKILL) outlives exec. Not by preexec_fn: that can deadlock in a process with threads.
-TIE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.nice({nice}); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 class SideProcess:
@@ -76,9 +76,8 @@ class SideProcess:
             log.warning("%s ended with %s, see %s: the stage goes on without it", self._name, _told(code), self._log)
 
     def _start(self, errors: int, nice: int) -> subprocess.Popen[str]:
-        tie = [sys.executable, "-ISc", TIE.format(nice=nice)] if sys.platform == "linux" else []
         return subprocess.Popen(
-            [*tie, *self._command],
+            [*tied(signal.SIGKILL, nice=nice), *self._command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -22,14 +22,13 @@ from mlapp import storage
 from mlapp.result import Artifact, StageResult
 from mlapp.schema import Tracking
 from mlapp.trackers.side_process import SideProcess
-from mlapp.tracking import Tracker
+from mlapp.tracking import Tracker, was_stopped
 
 log = logging.getLogger("mlapp")
 SPOOL = Path("wandb", "spool")
 WRITER = "mlapp.trackers.wandb_writer"
 START_AFTER_S = 3.0
 LAST_WAITS = 3  # times as long: nothing comes after it, and what others left is written too
-STOPPED = ("Terminated", "KeyboardInterrupt")
 
 
 class WeightsAndBiases(Tracker):
@@ -93,7 +92,7 @@ class WeightsAndBiases(Tracker):
     def failed(self, reason: str) -> None:
         """Tell why; whoever stopped the stage is not made to wait."""
         self._append("failed", reason=reason)
-        self._finish(0.0 if reason.startswith(STOPPED) else self._patience_s, start=False)
+        self._finish(0.0 if was_stopped(reason) else self._patience_s, start=False)
 
     def _finish(self, patience_s: float, *, start: bool) -> None:
         finished = self._writer is None or self._writer.finish(patience_s, start=start)

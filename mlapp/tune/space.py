@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import Any
 
@@ -21,9 +20,8 @@ def checked(space: SearchSpace, base: Section, searchable: set[str], trainer: st
     """
     for name, dimension in space.items():
         if name not in searchable:
-            close = difflib.get_close_matches(name, searchable, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(searchable))}"
-            raise UserError(f"tuning.space: {name} is nothing to search for {trainer}: {hint}")
+            hint = configuration.nearest(name, searchable)
+            raise UserError(f"tuning.space: {name} is nothing to search for {trainer}{hint}")
         for value in _probes(dimension):
             given = {"tuning.space": {name: value}}
             configuration.validate(type(base), {**base.model_dump(), name: value}, given)
