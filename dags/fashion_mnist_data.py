@@ -28,7 +28,7 @@ from trigger_form import trigger_form
     schedule="0 4 * * *",
     is_paused_upon_creation=True,
     dagrun_timeout=HOURS,
-    params=trigger_form("storage", "data", "quality", "transform"),
+    params=trigger_form("storage", "data", "quality", "transform", "cloud", "placement", "images"),
     tags=["data", "fashion-mnist"],
     **COMMON,
 )

@@ -14,10 +14,11 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from mlapp import config as configuration
-from mlapp import storage, tracking
+from mlapp import ended, storage, tracking
 from mlapp.errors import Dismissed, Terminated, UserError, WorkerLostError, raise_terminated
 from mlapp.result import StageResult
-from mlapp.schema import Config, Section
+from mlapp.schema import Config
+from mlapp.section import Section
 from mlapp.stage import Stage
 from mlapp.trackers import installed
 from mlapp.tracking import tracked_by
@@ -38,21 +39,25 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
         return
     try:
         result = tracked(stage, arguments)
-        if arguments.uri_to:
-            storage.write_text(storage.at(arguments.uri_to), result.uri)
-    except UserError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except WorkerLostError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        sys.exit(os.EX_TEMPFAIL)
+        ended.tell(arguments.ended_to, 0, uri=result.uri)
+    except (UserError, WorkerLostError) as error:
+        line = f"{parser.prog}: error: {error}"
+        print(line, file=sys.stderr)
+        code = 2 if isinstance(error, UserError) else os.EX_TEMPFAIL
+        ended.tell(arguments.ended_to, code, reason=line)
+        sys.exit(code)
     except Dismissed as told:
         log.info("%s: %s", stage.name, told)
         return
     except (Terminated, KeyboardInterrupt):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not cut the end short
-        print(f"{parser.prog}: stopped; the same command takes the work up again", file=sys.stderr)
+        line = f"{parser.prog}: stopped; the same command takes the work up again"
+        print(line, file=sys.stderr)
+        ended.tell(arguments.ended_to, 143, reason=line)
         sys.exit(143)
+    except Exception as error:
+        ended.tell(arguments.ended_to, 1, reason=f"{type(error).__name__}: {error}")
+        raise
     log.info("%s: %s", stage.name, result.headline or "done")
     log.info("result: %s", result.uri)
 
@@ -121,7 +126,7 @@ def build_parser(stage: Stage[Any]) -> argparse.ArgumentParser:
     parser.add_argument("--config", help="URI of a resolved configuration (JSON), instead of a preset")
     parser.add_argument("--force", action="store_true", help="compute again even if a valid result stands")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of this stage's config and exit")
-    parser.add_argument("--uri-to", metavar="FILE", help="also write the URI of result.json to this file")
+    parser.add_argument("--ended-to", metavar="URI", help="also write exit code, result's URI and reason there (JSON)")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="overrides of the configuration")
     return parser
 

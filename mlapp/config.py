@@ -1,4 +1,7 @@
-"""Resolve the configuration of a run: defaults < preset < environment < overrides, unknown keys rejected.
+"""Resolve the configuration of a run: defaults < preset < deployment < environment < overrides, unknown keys rejected.
+
+A deployment is a file like a preset, of settings that belong to where a run happens and not to what it learns:
+``deploy/presets/NAME.yaml``, named by MLAPP_DEPLOYMENT or by a run's conf.
 
 Every layer speaks the same names: ``training: {epochs: 10}`` in a preset, ``MLAPP_TRAINING__EPOCHS=10`` in the
 environment, ``training.epochs=10`` on the command line, ``{"training.epochs": 10}`` or nested in a DAG run's conf.
@@ -20,6 +23,8 @@ from mlapp.errors import UserError
 from mlapp.schema import Config
 
 PRESETS = Path(__file__).parent / "presets"
+DEPLOYMENTS = Path(__file__).parents[1] / "deploy" / "presets"
+DEPLOYMENT = "MLAPP_DEPLOYMENT"
 DEFAULT_PRESET = "quick"
 ENVIRONMENT, OVERRIDES = "the environment", "the overrides"
 M = TypeVar("M", bound=BaseModel)
@@ -29,18 +34,25 @@ def load(
     preset: str = DEFAULT_PRESET,
     overrides: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
+    deployment: str | None = None,
 ) -> Config:
     """The validated configuration from all layers; a `UserError` names each wrong key or value and its layer."""
-    return combine(layers(preset, overrides, environ))
+    return combine(layers(preset, overrides, environ, deployment))
 
 
 def layers(
-    preset: str, overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+    preset: str,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    deployment: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """What each layer above the defaults sets, by the layer's name, the lowest first."""
+    environ = os.environ if environ is None else environ
+    chosen = deployment or environ.get(DEPLOYMENT)
     return {
         f"preset {preset}": read_preset(preset),
-        ENVIRONMENT: _from_environment(os.environ if environ is None else environ),
+        **({f"deployment {chosen}": read_preset(chosen, "deployment", DEPLOYMENTS)} if chosen else {}),
+        ENVIRONMENT: _from_environment(environ),
         OVERRIDES: nest(overrides or {}),
     }
 
@@ -58,23 +70,24 @@ def layer_of(location: Sequence[str], layers: Mapping[str, Mapping[str, Any]]) -
     return next((name for name in reversed(list(layers)) if _stands_in(location, layers[name])), None)
 
 
-def preset_names() -> list[str]:
-    """Names of the presets that ship with the project."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+def preset_names(folder: Path = PRESETS) -> list[str]:
+    """Names of the presets that ship with the project; with `DEPLOYMENTS`, of its deployments."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def read_preset(preset: str) -> dict[str, Any]:
+def read_preset(preset: str, kind: str = "preset", folder: Path = PRESETS) -> dict[str, Any]:
     """A preset's settings: one of `preset_names`, or the path of a YAML file of the same shape."""
     by_path = preset.endswith((".yaml", ".yml"))
-    path = Path(preset) if by_path else PRESETS / f"{preset}.yaml"
-    if not (path.is_file() if by_path else preset in preset_names()):
-        raise UserError(f"no preset {preset!r}: choose one of {', '.join(preset_names())}, or give a .yaml file")
+    path = Path(preset) if by_path else folder / f"{preset}.yaml"
+    names = preset_names(folder)
+    if not (path.is_file() if by_path else preset in names):
+        raise UserError(f"no {kind} {preset!r}: choose one of {', '.join(names)}, or give a .yaml file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"preset {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{kind} {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise UserError(f"preset {path} must map sections to settings, not be a {type(content).__name__}")
+        raise UserError(f"{kind} {path} must map sections to settings, not be a {type(content).__name__}")
     return nest(content)
 
 

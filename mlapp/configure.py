@@ -3,7 +3,7 @@
 Beside it stands origins.json, with where each value comes from; what differs from the defaults is printed.
 
 What a run is given (`conf`) is nested, ``{"training": {"epochs": 3}}``, or dotted, ``{"training.epochs": 3}``, and may
-name the ``preset``; null means "as the preset says".
+name the ``preset`` and the ``deployment``; null means "as those say".
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlapp import config as configuration
-from mlapp import origins, storage
+from mlapp import ended, origins, storage
 from mlapp.errors import UserError
 from mlapp.schema import Config
 
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--to", metavar="URI", help="file to write; default: config.json in the run's own folder")
     parser.add_argument("--run", help="name of the run, for its folder; default: by-hand and the time of day")
     parser.add_argument("--day", help="day of the run, YYYY-MM-DD, for its folder; default: today (UTC)")
-    parser.add_argument("--uri-to", metavar="FILE", help="also write the URI of config.json to this file")
+    parser.add_argument("--ended-to", metavar="URI", help="also write exit code, config's URI and reason there (JSON)")
     arguments = parser.parse_args(argv)
     try:
         conf = read_conf(arguments.conf)
@@ -128,10 +128,11 @@ def main(argv: list[str] | None = None) -> None:
         folder = run_folder(resolve(arguments.preset, conf, data), run, day)
         uri = str(storage.at(arguments.to or f"{folder}/config.json"))
         _, kept = configure(arguments.preset, conf, uri, data=data, run=run, group=folder_name(run, day))
-        if arguments.uri_to:
-            storage.write_text(storage.at(arguments.uri_to), uri)
+        ended.tell(arguments.ended_to, 0, uri=uri)
     except UserError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        told = f"{parser.prog}: error: {error}"
+        ended.tell(arguments.ended_to, 2, reason=told)
+        parser.exit(2, f"{told}\n")
     sys.stdout.write(f"{origins.summary(kept)}\nconfiguration: {uri}\n".lstrip())
 
 
@@ -143,7 +144,11 @@ def _layers(
     chosen = given.pop("preset", preset)
     if not isinstance(chosen, str):
         raise UserError(f"preset: give one of {', '.join(configuration.preset_names())}, not {chosen!r}")
-    layers: dict[str, Mapping[str, Any]] = {**configuration.layers(chosen, given)}
+    deployment = given.pop("deployment", None)
+    if not isinstance(deployment, str | None):
+        names = configuration.preset_names(configuration.DEPLOYMENTS)
+        raise UserError(f"deployment: give one of {', '.join(names)}, not {deployment!r}")
+    layers: dict[str, Mapping[str, Any]] = {**configuration.layers(chosen, given, deployment=deployment)}
     if data:
         conf_layer = layers.pop(configuration.OVERRIDES)
         layers |= {origins.DATA: data, configuration.OVERRIDES: conf_layer}

@@ -14,7 +14,8 @@ from upath import UPath
 from mlapp import config as configuration
 from mlapp.errors import UserError
 from mlapp.run_record import Moment
-from mlapp.schema import Config, Section
+from mlapp.schema import Config
+from mlapp.section import Section
 
 ORIGINS = "origins.json"
 DEFAULT, RUN, DATA = "default", "run", "data as announced"
@@ -24,7 +25,8 @@ WIDTH = 110
 class Setting(Section):
     """One value, and who set it.
 
-    That is ``default``, ``preset NAME``, ``environment MLAPP_…``, ``data as announced``, ``override`` or ``run``.
+    That is ``default``, ``preset NAME``, ``deployment NAME``, ``environment MLAPP_…``, ``data as announced``,
+    ``override`` or ``run``.
     """
 
     value: Any
@@ -109,7 +111,7 @@ def compact(value: Any) -> str:
 
 def _rank(origin: str) -> int:
     """The layers' own order, the lowest first."""
-    return ["preset", "environment", "data", "override"].index(origin.split(" ", maxsplit=1)[0])
+    return ["preset", "deployment", "environment", "data", "override"].index(origin.split(" ", maxsplit=1)[0])
 
 
 def _told(name: str, layer: str | None) -> str:

@@ -51,6 +51,13 @@ class Metric(Record):
     unit: str = ""
 
 
+class Hop(Record):
+    """A place that was tried for a stage, and what came of it: ``ran``, or why the next one was tried."""
+
+    place: str
+    outcome: str
+
+
 class Outcome(BaseModel):
     """What a stage's body hands back: files it wrote (under its work directory, or anywhere by URI) and figures."""
 
@@ -73,6 +80,9 @@ class StageResult(Record):
     metrics: dict[str, Metric]
     timings: dict[str, float] = Field(description="wall_s, cpu_s, peak_rss_mb")
     environment: dict[str, str]
+    hops: list[Hop] = Field(
+        default_factory=list, description="places that were tried, the last is where it ran; empty on a worker"
+    )
     finished: str = Field(description="when, ISO 8601 in UTC")
     folder: str = Field("", exclude=True, description="URI of the folder that the result was read from")
 

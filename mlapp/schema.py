@@ -7,21 +7,17 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mlapp.schema_cloud import Cloud, Images, Placement, Registration
 from mlapp.search_space import Dimension
+from mlapp.section import Section
 
 Architecture = Literal["cnn3", "convnet"]
 Trainer = Literal["train", "distill", "baseline"]
 IdxName = Literal["train-images", "train-labels", "t10k-images", "t10k-labels"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Section(BaseModel):
-    """A frozen group of settings that rejects keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Storage(Section):
@@ -51,6 +47,12 @@ class Tracking(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,119}$",
         description="the run's folder in the experiments area, and its group in Weights & Biases; "
         "unset: the day and the name of the run",
+    )
+    wandb_secret: str | None = Field(
+        None,
+        pattern=r"^projects/[^/]+/secrets/[A-Za-z0-9_-]+(/versions/([0-9]+|latest))?$",
+        description="name of the secret in Secret Manager that holds the W&B key, where neither WANDB_API_KEY nor "
+        "~/.netrc does; each stage fetches it with its own credentials",
     )
     tensorboard: bool = Field(True, description="write each stage's curves as TensorBoard event files")
     patience_s: float = Field(
@@ -335,6 +337,10 @@ class Config(BaseSettings):
     vetting: Vetting = Vetting()
     promotion: Promotion = Promotion()
     tuning: Tuning = Tuning()
+    cloud: Cloud = Cloud()
+    placement: Placement = Placement()
+    images: Images = Images()
+    registration: Registration = Registration()
 
     @classmethod
     def settings_customise_sources(

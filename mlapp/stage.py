@@ -27,11 +27,13 @@ from typing import Any, Generic, TypeVar, get_args, get_type_hints
 from mlapp import cluster, storage, tracking
 from mlapp.code_version import code_version
 from mlapp.errors import Dismissed, UserError
-from mlapp.result import RESULT, Artifact, Input, Outcome, StageResult, input_digest
-from mlapp.schema import Section
+from mlapp.result import RESULT, Artifact, Hop, Input, Outcome, StageResult, input_digest
+from mlapp.section import Section
 
 C = TypeVar("C", bound=Section)
 log = logging.getLogger("mlapp")
+# Where whoever placed the stage tells it how it came there: a JSON list of hops.
+HOPS = "MLAPP_HOPS"
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ class Stage(Generic[C]):
                 "peak_rss_mb": round(_peak_rss_mb(), 1),
             },
             environment=_environment(self.module),
+            hops=[Hop(**hop) for hop in json.loads(os.environ.get(HOPS, "[]"))],
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             folder=str(folder),
         )

@@ -11,7 +11,7 @@ from pydantic import Field
 from mlapp import storage, text_table
 from mlapp.errors import UserError
 from mlapp.result import Outcome, ResultUris, StageResult
-from mlapp.schema import Section
+from mlapp.section import Section
 from mlapp.stage import stage
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from mlapp import config as configuration
 from mlapp.result import StageResult
-from mlapp.schema import Section
+from mlapp.section import Section
 
 C = TypeVar("C", bound=Section)
 

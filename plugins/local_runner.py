@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -34,15 +35,15 @@ class LocalRunner:
         self._last = self._error = ""
 
     def run(self, module: str, arguments: Sequence[str]) -> Ended:
-        """Run the stage in the project's root and wait for it, with the URI of its result read from ``--uri-to``."""
+        """Run the stage in the project's root and wait for it, with how it ended read from ``--ended-to``."""
         from mlapp.death_signal import tied  # not above: this module finds the package without importing it
 
         root = project_root()
         paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
         with tempfile.TemporaryDirectory(prefix="mlapp-stage-") as scratch:
-            answer = Path(scratch, "uri")
+            answer = Path(scratch, "ended.json")
             process = self._process = subprocess.Popen(
-                [*tied(signal.SIGTERM), sys.executable, "-m", module, *arguments, f"--uri-to={answer}"],
+                [*tied(signal.SIGTERM), sys.executable, "-m", module, *arguments, f"--ended-to={answer}"],
                 cwd=root,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
@@ -60,9 +61,9 @@ class LocalRunner:
             finally:
                 self._end(process)
                 reader.join(timeout=1)
-            code = process.returncode
-            uri = answer.read_text(encoding="utf-8").strip() if code == 0 and answer.exists() else ""
-        return Ended(code, uri, self._error or self._last)
+            told = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
+        reason = told.get("reason") or self._error or self._last
+        return Ended(process.returncode, told.get("uri", ""), reason)
 
     def kill(self) -> None:
         """SIGTERM to the stage's whole process group, once; `run` follows with SIGKILL after the grace."""

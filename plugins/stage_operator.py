@@ -76,7 +76,7 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
         if ended.exit_code:
             raise AirflowException(ended.told)
         if not ended.uri:
-            raise AirflowException(f"{self.module} is no stage: it wrote no result URI to its --uri-to")
+            raise AirflowException(f"{self.module} is no stage: it wrote no result URI to its --ended-to")
         return ended.uri
 
     def tell(self, line: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from mlapp.config import DEFAULT_PRESET, preset_names
+from mlapp.config import DEFAULT_PRESET, DEPLOYMENTS, preset_names
 from mlapp.schema import Config
 
 # What of a JSON Schema the form shows, or Airflow checks when a run is triggered.
@@ -22,6 +22,12 @@ def trigger_form(*sections: str) -> dict[str, Param]:
     A Param is named as a run's conf names the setting, ``training.epochs``.
     """
     form = {"preset": Param(DEFAULT_PRESET, enum=preset_names(), description="the settings to start from")}
+    form["deployment"] = Param(
+        None,
+        type=["string", "null"],
+        enum=[*preset_names(DEPLOYMENTS), None],
+        description="where it runs and what that needs; empty: as the environment says, else on this machine",
+    )
     for name in sections or Config.model_fields:
         model: Any = Config.model_fields[name].annotation
         schema = model.model_json_schema()

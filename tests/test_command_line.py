@@ -38,9 +38,10 @@ def ended(arguments: list[str]) -> int:
 
 def test_a_stage_runs_and_says_where_its_result_is(tmp_path):
     answer = tmp_path / "answer"
-    main(tiny_stage.run, ["--text=abc", f"--workdir={tmp_path / 'work'}", f"--uri-to={answer}"])
-    assert answer.read_text() == str(tmp_path / "work" / "result.json")
-    assert StageResult.load(answer.read_text()).config["text"] == "abc"
+    main(tiny_stage.run, ["--text=abc", f"--workdir={tmp_path / 'work'}", f"--ended-to={answer}"])
+    told = json.loads(answer.read_text())
+    assert told == {"exit_code": 0, "uri": str(tmp_path / "work" / "result.json"), "reason": ""}
+    assert StageResult.load(told["uri"]).config["text"] == "abc"
 
 
 def test_without_a_work_directory_it_is_in_its_area_by_its_key(tmp_path, monkeypatch):

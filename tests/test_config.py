@@ -62,7 +62,7 @@ def test_a_resolved_configuration_reads_back_as_itself():
     [
         ({"training.epohcs": 3}, "unknown setting training.epohcs (from the overrides): did you mean epochs?"),
         ({"trainning.epochs": 3}, "unknown setting trainning (from the overrides): did you mean training?"),
-        ({"zzz": 3}, "unknown setting zzz (from the overrides): known are baseline, data, "),
+        ({"zzz": 3}, "unknown setting zzz (from the overrides): known are baseline, cloud, data, "),
         ({"training.epochs": 0}, "training.epochs: input should be greater than or equal to 1, not 0 (from the ov"),
         ({"training.epochs": "x"}, "training.epochs: input should be a valid integer, unable to parse string as an "),
         ({"training.learning_rate": float("nan")}, "training.learning_rate: input should be "),

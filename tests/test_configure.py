@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlapp import origins
-from mlapp.config import load
+from mlapp.config import DEPLOYMENTS, load, preset_names
 from mlapp.configure import configure, folder_name, main, read_conf, read_setting, resolve, run_folder
 from mlapp.errors import UserError
 from mlapp.schema import Config, Tracking
@@ -151,19 +151,20 @@ def test_the_command_keeps_the_configuration_in_the_runs_folder_and_says_where(t
             f"--conf={conf}",
             "--run=r_1",
             "--day=2026-01-01",
-            f"--uri-to={answer}",
+            f"--ended-to={answer}",
         ],
         check=True,
         capture_output=True,
         text=True,
     )
     assert time.monotonic() - began < 5
+    uri = json.loads(answer.read_text())["uri"]
     lines = done.stdout.splitlines()
     assert lines[0].startswith("preset smoke: ")
-    assert lines[-2:] == [f"override: storage.experiments={tmp_path / 'e'}", f"configuration: {answer.read_text()}"]
-    assert answer.read_text() == str(tmp_path / "e" / "2026-01-01-r-1" / "config.json")
-    assert read_setting(answer.read_text(), "transform.limit") == 1000
-    assert read_setting(answer.read_text(), "tracking.group") == "2026-01-01-r-1"
+    assert lines[-2:] == [f"override: storage.experiments={tmp_path / 'e'}", f"configuration: {uri}"]
+    assert uri == str(tmp_path / "e" / "2026-01-01-r-1" / "config.json")
+    assert read_setting(uri, "transform.limit") == 1000
+    assert read_setting(uri, "tracking.group") == "2026-01-01-r-1"
 
 
 def test_a_run_takes_up_the_settings_of_data_that_are_prepared_already(tmp_path: Path) -> None:
@@ -188,3 +189,23 @@ def test_what_is_no_configuration_of_data_is_told(tmp_path: Path, capsys: pytest
         main([f"--data-of={tmp_path / 'nowhere.json'}", "--to", str(tmp_path / "config.json")])
     assert stop.value.code == 2
     assert "is not the configuration of a run" in capsys.readouterr().err
+
+
+def test_a_deployment_stands_between_preset_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a deployment, its settings go over the preset, under the environment, and are told as its own."""
+    deployment = tmp_path / "ours.yaml"
+    deployment.write_text("training: {epochs: 5, batch_size: 64}\nplacement: {runner: vertex}\n")
+    monkeypatch.setenv("MLAPP_TRAINING__BATCH_SIZE", "32")
+    config, kept = configure("quick", {"deployment": str(deployment)}, str(tmp_path / "config.json"))
+    assert (config.training.epochs, config.training.batch_size, config.placement.runner) == (5, 32, "vertex")
+    assert kept.settings["training.epochs"].origin == f"deployment {deployment}"
+    monkeypatch.setenv("MLAPP_DEPLOYMENT", "vertex_cpu")
+    assert resolve("quick", {}).placement.places
+    monkeypatch.setenv("MLAPP_DEPLOYMENT", "vertex_cup")
+    with pytest.raises(UserError, match=r"no deployment 'vertex_cup': choose one of .*vertex_cpu"):
+        resolve("quick", {})
+
+
+@pytest.mark.parametrize("deployment", sorted(preset_names(DEPLOYMENTS)))
+def test_every_deployment_that_ships_is_valid(deployment: str) -> None:
+    assert resolve("quick", {"deployment": deployment}).placement.runner == "vertex"

@@ -16,7 +16,7 @@ from mlapp import stage as stage_module
 from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.result import Artifact, Outcome, StageResult, input_digest
-from mlapp.schema import Section
+from mlapp.section import Section
 from mlapp.stage import stage
 from tests import tiny_stage
 from tests.tiny_stage import Tiny, run

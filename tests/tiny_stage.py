@@ -12,7 +12,8 @@ from pydantic import Field
 
 from mlapp.errors import UserError
 from mlapp.result import Metric, Outcome, ResultUri, ResultUris, StageResult
-from mlapp.schema import Export, Section
+from mlapp.schema import Export
+from mlapp.section import Section
 from mlapp.stage import stage
 
 CALLS: list[str] = []

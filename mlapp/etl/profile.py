@@ -20,7 +20,7 @@ from mlapp.etl import class_looks
 from mlapp.etl.class_looks import Looks
 from mlapp.etl.profile_page import render
 from mlapp.result import Metric, Outcome, ResultUri, StageResult
-from mlapp.schema import Section
+from mlapp.section import Section
 from mlapp.stage import stage
 
 

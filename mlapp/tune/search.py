@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlapp.errors import UserError
-from mlapp.schema import Section, Tuning
+from mlapp.schema import Tuning
 from mlapp.search_space import SearchSpace
+from mlapp.section import Section
 from mlapp.tune.cluster import Cluster, connected, stops
 from mlapp.tune.space import Point, distributions
 from mlapp.tune.trials import Trial, Trials

@@ -7,8 +7,8 @@ from typing import Any
 
 from mlapp import config as configuration
 from mlapp.errors import UserError
-from mlapp.schema import Section
 from mlapp.search_space import Choice, Dimension, Real, SearchSpace
+from mlapp.section import Section
 
 Point = dict[str, Any]
 

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from mlapp import storage
 from mlapp.result import Record
-from mlapp.schema import Section
+from mlapp.section import Section
 
 State = Literal["running", "finished", "stopped", "failed"]
 

@@ -18,7 +18,8 @@ from mlapp.code_version import code_version
 from mlapp.dataset import Dataset
 from mlapp.errors import UserError
 from mlapp.result import Outcome, ResultUri
-from mlapp.schema import Baseline, Config, Distillation, Section, Trainer, Training, Tuning
+from mlapp.schema import Baseline, Config, Distillation, Trainer, Training, Tuning
+from mlapp.section import Section
 from mlapp.stage import stage
 from mlapp.tune import report
 from mlapp.tune.search import Search, search

@@ -24,7 +24,7 @@ from typing import Any
 from mlapp import config as configuration
 from mlapp.dataset import Dataset
 from mlapp.errors import UserError
-from mlapp.schema import Section
+from mlapp.section import Section
 from mlapp.tracking import Tracker, tracked_by
 
 METRIC = "validation_accuracy"

@@ -33,5 +33,8 @@ def test_it_announces_the_data_that_the_training_waits_for(dag, dags):
     assert training.get_task("wanted").inlets == [MODEL]
 
 
+SECTIONS = ("storage", "data", "quality", "transform", "cloud", "placement", "images")
+
+
 def test_its_form_asks_for_what_concerns_data_only(dag):
-    assert {name.partition(".")[0] for name in dag.params} == {"preset", "storage", "data", "quality", "transform"}
+    assert {name.partition(".")[0] for name in dag.params} == {"preset", "deployment", *SECTIONS}

@@ -58,7 +58,7 @@ def test_the_form_has_every_setting_and_the_presets(dag):
     settings = {
         f"{section}.{name}" for section, field in Config.model_fields.items() for name in field.annotation.model_fields
     }
-    assert set(dag.params) == {"preset", *settings}
+    assert set(dag.params) == {"preset", "deployment", *settings}
     assert dag.params.get_param("preset").schema["enum"] == preset_names()
 
 
@@ -69,7 +69,7 @@ def test_left_alone_the_form_sets_nothing_but_the_preset(dag):
 def test_every_field_of_the_form_has_a_type_a_section_and_a_description():
     for name, param in trigger_form().items():
         assert param.description, name
-        assert param.schema.get("section") or name == "preset", name
+        assert param.schema.get("section") or name in {"preset", "deployment"}, name
         assert "type" in param.schema or "enum" in param.schema, name
 
 

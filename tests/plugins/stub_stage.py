@@ -18,7 +18,7 @@ DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); prin
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--do", default="succeed")
-    parser.add_argument("--uri-to", type=Path)
+    parser.add_argument("--ended-to", type=Path)
     parser.add_argument("--file", type=Path)
     known, rest = parser.parse_known_args()
     globals()[known.do](known, rest)
@@ -31,7 +31,7 @@ def say(line: str, stream: TextIO = sys.stdout) -> None:
 def succeed(known: argparse.Namespace, rest: list[str]) -> None:
     """Say what was given and where, then leave a URI."""
     say(json.dumps({"arguments": rest, "cwd": os.getcwd()}))
-    known.uri_to.write_text("memory://somewhere/result.json")
+    known.ended_to.write_text(json.dumps({"exit_code": 0, "uri": "memory://somewhere/result.json"}))
 
 
 def refuse(known: argparse.Namespace, rest: list[str]) -> None:

@@ -48,7 +48,7 @@ def test_bad_input_fails_with_the_stages_one_line_and_is_not_tried_again():
     [
         ("crash", "the stage ended with exit code 1: ValueError: a bug"),
         ("vanish", "the stage was ended by SIGKILL: it said nothing"),
-        ("silent", "stub_stage is no stage: it wrote no result URI to its --uri-to"),
+        ("silent", "stub_stage is no stage: it wrote no result URI to its --ended-to"),
     ],
 )
 def test_anything_else_is_an_error_that_airflow_may_try_again(scene, told):
@@ -100,7 +100,7 @@ def test_nested_lists_and_results_of_mapped_tasks_become_one_row():
     ("arguments", "expected"),
     [
         ({"data": "d"}, ["--data=d"]),
-        ({"uri_to": "d"}, ["--uri-to=d"]),
+        ({"ended_to": "d"}, ["--ended-to=d"]),
         ({"data": "--force"}, ["--data=--force"]),
         ({"width": 0.5, "limit": 0}, ["--width=0.5", "--limit=0"]),
         ({"results": ["a", ["b"]]}, ["--results", "a", "b"]),

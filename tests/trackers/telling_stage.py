@@ -13,7 +13,7 @@ from pydantic import Field
 from mlapp import tracking
 from mlapp.errors import UserError
 from mlapp.result import Metric, Outcome
-from mlapp.schema import Section
+from mlapp.section import Section
 from mlapp.stage import stage
 from mlapp.statistics import proportion
 

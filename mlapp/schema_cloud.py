@@ -1,0 +1,108 @@
+"""The settings that only a run on Google Cloud needs; a laptop leaves them all as they are.
+
+Nothing here is part of a stage's result, so moving a run to the cloud computes nothing anew.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mlapp.section import Section
+
+Region = Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)+[0-9]{1,2}$")]
+ServiceAccount = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*@[a-z0-9.-]+\.gserviceaccount\.com$")]
+# Keys and values as Google Cloud takes them.
+LabelKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+LabelValue = Annotated[str, Field(pattern=r"^[a-z0-9_-]{0,63}$")]
+
+
+class Cloud(Section):
+    """The Google Cloud project that a run uses."""
+
+    project: str | None = Field(
+        None,
+        pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$",
+        description="id of the Google Cloud project; unset: that of Airflow's connection or of the credentials",
+    )
+    region: Region = Field("europe-west4", description="region of images, Model Registry and Vertex Experiments")
+
+
+class Place(Section):
+    """One place where Vertex AI may run a stage: a rung of the ladder in `Placement.places`."""
+
+    region: Region = Field(description="region of the job")
+    machine_type: str = Field(pattern=r"^[a-z][a-z0-9-]+$", description="machine type of each replica: n2-standard-8")
+    accelerator_type: str | None = Field(
+        None, pattern=r"^[A-Z][A-Z0-9_]+$", description="accelerator as Vertex AI names it: NVIDIA_TESLA_T4"
+    )
+    accelerator_count: int = Field(1, ge=1, le=16, description="accelerators a replica, where there is a type")
+    replicas: int = Field(1, ge=1, le=64, description="machines that train together (TF_CONFIG), for trainers only")
+    spot: bool = Field(False, description="spot capacity: cheaper, and taken away at any moment")
+    preemptions: int = Field(
+        2, ge=0, le=20, description="times that spot capacity may be taken away here before the next place is tried"
+    )
+    max_wait_minutes: float = Field(
+        20.0, gt=0, le=1440, description="minutes that a job may wait for capacity before the next place is tried"
+    )
+    disk_gb: int = Field(100, ge=100, le=64000, description="boot disk of each replica, GB")
+
+
+class Placement(Section):
+    """Where stages run: on the worker, or as Vertex AI custom jobs on the first place that has room."""
+
+    runner: Literal["local", "vertex"] = Field("local", description="local: on the worker itself; vertex: custom jobs")
+    local_tasks: tuple[str, ...] = Field(
+        ("summarise",),
+        description="tasks that run on the worker whatever the runner; configure always does",
+    )
+    places: tuple[Place | Literal["local"], ...] = Field(
+        (), max_length=16, description="ladder of places, tried in order; `local`, as the last, is the worker itself"
+    )
+    image: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9._:/-]*(@sha256:[0-9a-f]{64})?$",
+        description="training image to run, best by digest; unset: the one that the run's image step built",
+    )
+    service_account: ServiceAccount | None = Field(None, description="service account that the jobs run as")
+    network: str | None = Field(
+        None, pattern=r"^projects/[^/]+/global/networks/[^/]+$", description="VPC network to peer the jobs with"
+    )
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32, description="labels of every job")
+    deadline_hours: float = Field(8.0, gt=0, le=168, description="hours after which a job is ended, queue included")
+    poll_seconds: float = Field(30.0, ge=0.05, le=600, description="seconds between two looks at a job")
+    prices: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="price an hour by machine type and accelerator type, `/spot` appended for spot capacity, "
+        "`@region` for one region; what is not listed is not estimated",
+    )
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of the prices")
+
+
+class Images(Section):
+    """How the training image is made and where it is kept."""
+
+    repository: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9._:-]*(/[a-z0-9][a-z0-9._-]*)+$",
+        description="where images are pushed to: REGION-docker.pkg.dev/PROJECT/REPOSITORY/mlapp-training",
+    )
+    builder: Literal["cloud_build", "docker", "buildah"] = Field(
+        "cloud_build", description="who builds: Cloud Build, or an engine on the worker"
+    )
+    variant: Literal["cpu", "cuda"] = Field("cpu", description="what the image's TensorFlow runs on")
+    build_service_account: ServiceAccount | None = Field(None, description="service account that Cloud Build runs as")
+    timeout_minutes: float = Field(40.0, gt=0, le=240, description="minutes that a build may take")
+
+
+class Registration(Section):
+    """What Vertex AI is told of a run once it is over; each is optional, and works for a model trained anywhere."""
+
+    model_registry: bool = Field(False, description="upload a promoted model to Vertex Model Registry")
+    serving_image: str | None = Field(
+        None, description="container that serves the model from its bundle; unset: registered without one"
+    )
+    experiment: str | None = Field(
+        None, pattern=r"^[a-z0-9][a-z0-9-]{0,127}$", description="Vertex Experiment to log runs to; unset: none"
+    )
