@@ -135,13 +135,37 @@ def _init(**settings: Any) -> None:
     import ray
 
     handler = signal.getsignal(signal.SIGTERM)
+    with _signals_heard() as heard:
+        try:
+            ray.init(configure_logging=False, log_to_driver=False, **settings)
+        except SystemExit as stop:  # what Ray makes of a SIGTERM
+            raise Terminated from stop
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)
+    if signal.SIGTERM in heard:  # in a place of Ray's where an exception is lost
+        raise Terminated
+
+
+@contextmanager
+def _signals_heard() -> Iterator[list[int]]:
+    """Yield a list that holds, once the block is over, every signal that arrived in it, whoever handled it."""
+    heard: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
-        ray.init(configure_logging=False, log_to_driver=False, **settings)
-    except SystemExit as stop:  # what Ray makes of a SIGTERM
-        raise Terminated from stop
+        yield heard
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
+        signal.set_wakeup_fd(before)
+        with contextlib.suppress(BlockingIOError):
+            heard += os.read(reading, 4096)
+        os.close(reading)
+        os.close(writing)
 
 
 def _require_answer(address: str) -> None:

@@ -40,6 +40,10 @@ def search(what: Search, trials: Trials) -> None:
     """
     if left := what.config.trials - len(trials.over):
         _make(what, trials, left)
+        for trial in trials.interrupted:  # the search is over: what it never heard of again is lost
+            lost = {"state": "failed", "reason": "Ray lost it: it never ended", "blame": "code"}
+            log.warning("trial %d/%d failed: %s", trial.number, what.config.trials, lost["reason"])
+            trials.put(trial.model_copy(update=lost))
     if not any(trial.usable for trial in trials):
         over = trials.over
         trials.forget()  # once the reason is mended, the same command tries them anew

@@ -105,6 +105,9 @@ def _prepare(cpus: int) -> None:
     """Have the libraries keep to the trial's share, before the first of them is imported."""
     for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[variable] = str(cpus)
+    # How long Ray waits for a trial that it stopped, before it gives up the worker and the next trial with it: 2 s are
+    # too few on a busy machine, where a network is still being released.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # trials may share a GPU
     for meant_for_the_stage in ("TF_CONFIG", "AIP_CHECKPOINT_DIR", "AIP_TENSORBOARD_LOG_DIR"):
         os.environ.pop(meant_for_the_stage, None)

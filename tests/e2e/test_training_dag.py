@@ -64,7 +64,8 @@ def test_every_stage_is_recorded_in_the_runs_folder_and_is_a_run_of_its_group(wo
     records, damaged = run_record.read(storage.at(run))
     assert not damaged
     assert Counter(record.stage for record in records) == Counter([*STAGES, *["tune"] * len(SEARCHES), "summarise"])
-    assert {record.state for record in records} == {"done"}
+    # The raw files are fetched once for all test runs of this tree.
+    assert {record.state for record in records if record.stage != "extract"} == {"done"}
     assert workspace.run("python", "-m", "mlapp.trackers.wandb_writer", str(run)).code == 0  # had the machine no time
     kept = wandb_files.runs(run)
     assert {entry.job_type for entry in kept} == {*STAGES, "tune", "summarise"}
