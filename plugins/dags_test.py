@@ -30,6 +30,7 @@ class Progress:
         self.began = time.monotonic()
         self.failure = ""
         self.run_id = ""
+        self.attempt: tuple[str, int] = ("", 0)
 
     def __call__(self, *, ti: Any, task: Any) -> Any:
         """Run the task; a task that was stopped ends the whole run, which Airflow would go on with."""
@@ -38,8 +39,9 @@ class Progress:
         if task.task_id == SUMMARY:
             # The same table that is shown when all is done; only what a tracker complains of is told.
             task.tell = lambda line: say(line) if "W&B" in line else None
-        elif not task.task_type.startswith("_"):
+        elif not task.task_type.startswith("_") and self.attempt != (name, ti.try_number):
             say(f"── {self._clock()}  {name}")
+        self.attempt = (name, ti.try_number)  # the same once more is one that was deferred
         done = self.run_task(ti=ti, task=task)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if isinstance(done.error, KeyboardInterrupt) or getattr(done.ti.task, "killed", False):
