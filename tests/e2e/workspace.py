@@ -16,9 +16,13 @@ PRESET = "smoke"
 
 @dataclass
 class Workspace:
-    """A fresh Airflow home and storage areas; only the raw files are shared, so that they are fetched once."""
+    """A fresh Airflow home and storage areas; only the raw files are shared, so that they are fetched once.
+
+    With ``cloud``, that environment says where the storage areas are.
+    """
 
     folder: Path
+    cloud: dict[str, str] | None = None
 
     @property
     def environ(self) -> dict[str, str]:
@@ -26,7 +30,7 @@ class Workspace:
         areas["raw"] = str(ROOT / ".cache" / "e2e" / "raw")
         own = {name: value for name, value in os.environ.items() if not name.startswith(("MLAPP_", "AIRFLOW"))}
         storage = {f"MLAPP_STORAGE__{name.upper()}": value for name, value in areas.items()}
-        return {**own, **storage, "AIRFLOW_HOME": str(self.folder / "airflow")}
+        return {**own, **(storage if self.cloud is None else self.cloud), "AIRFLOW_HOME": str(self.folder / "airflow")}
 
     def run(self, command: str, *arguments: str) -> Ran:
         """A command in the environment that the README names, from some other folder."""
