@@ -24,9 +24,9 @@ LOG = "requests.log"
 def serving(folder: Path) -> Iterator[dict[str, str]]:
     """Serve buckets raw, processed and models to any number of processes; yields the environment they need.
 
-    As strict as the real one for what the project uses, but for one thing: it ignores ``ifGenerationMatch`` on uploads of
-    ``uploadType=media`` (it honours it on ``multipart``, which google-cloud-storage sends). Objects live in the server's memory; ``folder`` gets its log, a line a request. The server ends with the block, and
-    with the thread that started it, however that ends.
+    Objects live in the server's memory; ``folder`` gets its log, a line a request. The server ends with the block, and
+    with the thread that started it, however that ends. It ignores ``ifGenerationMatch`` on uploads of
+    ``uploadType=media``, unlike the real one; on ``multipart``, as google-cloud-storage sends it, it is as strict.
     """
     address = f"127.0.0.1:{_free_port()}"
     host, port = address.split(":")
