@@ -12,12 +12,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from stage_runner import Ended
 
 POLL_S = 0.1
+NOTHING: Mapping[str, str] = {}
 
 
 class LocalRunner:
@@ -34,7 +35,7 @@ class LocalRunner:
         self._deadline: float | None = None
         self._last = self._error = ""
 
-    def run(self, module: str, arguments: Sequence[str]) -> Ended:
+    def run(self, module: str, arguments: Sequence[str], environ: Mapping[str, str] = NOTHING) -> Ended:
         """Run the stage in the project's root and wait for it, with how it ended read from ``--ended-to``."""
         from mlapp.death_signal import tied  # not above: this module finds the package without importing it
 
@@ -45,7 +46,7 @@ class LocalRunner:
             process = self._process = subprocess.Popen(
                 [*tied(signal.SIGTERM), sys.executable, "-m", module, *arguments, f"--ended-to={answer}"],
                 cwd=root,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, TaskDeferred
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-    from stage_runner import Runner
+    from stage_runner import Ended, Runner
+    from vertex_ladder import Ladder, Step, Waiting
 
 
 class BadInput(SystemExit):
@@ -21,6 +25,7 @@ class BadInput(SystemExit):
     """
 
 
+VERTEX = "vertex"
 NO_SECOND_TRY = ExceptionRetryPolicy([RetryRule(BadInput, RetryAction.FAIL, reason="a retry cannot mend bad input")])
 
 
@@ -33,10 +38,13 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
     :param config: URI of the run's resolved config.json
     :param overrides: settings on top of it, as ``section.field=value``
     :param over: for a mapped task, the flag that differs from one task to the next: ``expand(item=…)`` gives its values
-    :param runner: where the stage runs, one of `stage_runner.RUNNERS`
+    :param runner: where the stage runs: one of `stage_runner.RUNNERS`, or ``vertex``, a custom job of Vertex AI for all
+        but the tasks that the run's ``placement.local_tasks`` names
+    :param image: the container image of such a job, or the URI of the image step's result; else ``placement.image``
+    :param deferrable: whether the worker is free for others while the job runs
     """
 
-    template_fields = ("arguments", "config", "overrides", "item")
+    template_fields = ("arguments", "config", "overrides", "item", "runner", "image")
     template_fields_renderers = {"arguments": "json"}  # noqa: RUF012
 
     def __init__(
@@ -49,6 +57,8 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
         over: str | None = None,
         item: Any = None,
         runner: str = "local",
+        image: str | None = None,
+        deferrable: bool = True,
         retry_policy: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -60,17 +70,81 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
         self.over = over
         self.item = item
         self.runner = runner
+        self.image = image
+        self.deferrable = deferrable
         self.killed = False
-        self._running: Runner | None = None
+        self.running: Runner | Ladder | None = None
 
     def execute(self, context: Context) -> str:
         """Run the stage; returns the URI of its result."""
-        from stage_runner import BAD_INPUT, runner_at
+        if self._is_local():
+            return self._outcome(self._run("local" if self.runner == VERTEX else self.runner, {}))
+        return self._climb(context, lambda ladder: ladder.begin())
 
+    def resume(self, context: Context, waiting: Mapping[str, Any] | None = None, event: Any = None) -> str:
+        """Go on after a deferral. ``airflow dags test`` gives the trigger's event in place of what to wait for."""
+        from vertex_ladder import Waiting
+
+        return self._climb(
+            context, lambda ladder: ladder.look(Waiting(**waiting)) if waiting else ladder.begin(fresh=False)
+        )
+
+    def _is_local(self) -> bool:
+        if self.runner != VERTEX:
+            return True
+        from vertex_task import settings_of
+
+        return self.task_id in settings_of(str(self.config)).placement.local_tasks
+
+    def _climb(self, context: Context, first: Callable[[Ladder], Step]) -> str:
+        """Follow the stage over the ladder of places to its end, or to the next deferral."""
+        from vertex_ladder import Fallback, Waiting
+        from vertex_task import placed
+
+        from mlapp.errors import UserError
+
+        try:
+            with placed(self, context, self._command()) as ladder:
+                step = first(ladder)
+                while isinstance(step, Waiting) and not self.deferrable and not self.killed:
+                    self._pause(ladder.settings.poll_seconds)
+                    step = ladder.look(step)
+                if self.killed:
+                    raise AirflowException(f"{self.task_id} was killed, and its job cancelled")
+        except UserError as error:
+            raise BadInput(f"{self.task_id}: error: {error}") from error
+        if isinstance(step, Waiting):
+            raise self._deferred(step, ladder.settings.poll_seconds)
+        return self._outcome(self._run("local", step.environ) if isinstance(step, Fallback) else step)
+
+    def _run(self, place: str, environ: Mapping[str, str]) -> Ended:
+        from stage_runner import runner_at
+
+        running = runner_at(place, self.tell)
+        self.running = running
+        return running.run(self.module, self._command(), environ)
+
+    def _deferred(self, waiting: Waiting, seconds: float) -> TaskDeferred:
+        """Frees the worker, by a trigger of a provider: one of our own would not be where Composer's triggers run."""
+        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+        trigger = TimeDeltaTrigger(timedelta(seconds=seconds))
+        return TaskDeferred(trigger=trigger, method_name="resume", kwargs={"waiting": asdict(waiting)})
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep in short bits, so that a kill is heard soon."""
+        until = time.monotonic() + seconds
+        while not self.killed and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.2))
+
+    def _command(self) -> list[str]:
         mapped = {self.over: self.item} if self.over else {}
-        command = command_line({**(self.arguments or {}), **mapped, "config": self.config}, self.overrides)
-        self._running = runner_at(self.runner, self.tell)
-        ended = self._running.run(self.module, command)
+        return command_line({**(self.arguments or {}), **mapped, "config": self.config}, self.overrides)
+
+    def _outcome(self, ended: Ended) -> str:
+        """The URI of the result; anything else is raised."""
+        from stage_runner import BAD_INPUT
+
         if ended.exit_code == BAD_INPUT:
             raise BadInput(ended.told)
         if ended.exit_code:
@@ -84,10 +158,10 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
         self.log.info(line)
 
     def on_kill(self) -> None:
-        """End the stage with all its processes."""
+        """End the stage with all its processes, or its job."""
         self.killed = True
-        if self._running:
-            self._running.kill()
+        if self.running:
+            self.running.kill()
 
 
 def command_line(arguments: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -36,8 +36,11 @@ class Runner(Protocol):
 
     def __init__(self, say: Callable[[str], object]) -> None: ...
 
-    def run(self, module: str, arguments: Sequence[str]) -> Ended:
-        """Run ``python -m module *arguments`` there to its end; whatever is raised, nothing is left behind."""
+    def run(self, module: str, arguments: Sequence[str], environ: Mapping[str, str]) -> Ended:
+        """Run ``python -m module *arguments`` there to its end; whatever is raised, nothing is left behind.
+
+        ``environ`` comes on top of the environment.
+        """
 
     def kill(self) -> None:
         """End the running stage, if any, from a signal handler: return soon, `run` sees to the rest."""

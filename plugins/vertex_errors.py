@@ -1,0 +1,112 @@
+"""What Vertex AI's errors mean: another place may have room, or the user has something to mend, and how."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from vertex_jobs import CONNECTION, brief
+
+from mlapp.errors import UserError
+from mlapp.schema_cloud import Place
+
+RESOURCE_EXHAUSTED = 8
+# As seen in the wild: "Resources are insufficient in region: us-central1. Please try a different region or …"; a spot
+# job that lost its machine ends with a STOCKOUT too.
+SHORTAGE = re.compile(
+    r"resources are insufficient|insufficient (resources|capacity)|not have enough resources|stock-?\s?out|preempt"
+    r"|resource_pool_exhausted|resource pool exhausted|exceed quota limits",
+    re.IGNORECASE,
+)
+# Its own doing: "The replica workerpool0-0 ran out-of-memory …", "… exited with a non-zero status of 1".
+OWN_FAULT = re.compile(r"out.of.memory|low on memory|non-zero status", re.IGNORECASE)
+
+
+def short_of(job: Any) -> bool:
+    """Whether a failed job failed for want of machines: none was free, or its own was taken away."""
+    if OWN_FAULT.search(job.error.message):
+        return False
+    return job.error.code == RESOURCE_EXHAUSTED or bool(SHORTAGE.search(job.error.message))
+
+
+def explain(
+    error: Exception, project: str, place: Place | None = None, image: str = "", account: str | None = None
+) -> UserError | None:
+    """The one line for what a user can mend, with the command that mends it; None for anything else."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+    from google.api_core import exceptions
+    from google.auth.exceptions import GoogleAuthError
+
+    if isinstance(error, AirflowNotFoundException):
+        return UserError(
+            f"Airflow has no connection {CONNECTION}: "
+            f"airflow connections add {CONNECTION} --conn-type google_cloud_platform"
+        )
+    if isinstance(error, GoogleAuthError | exceptions.Unauthenticated):
+        return UserError(
+            f"no valid Google Cloud credentials ({brief(error)}): gcloud auth application-default login, "
+            f"or give Airflow's connection {CONNECTION} a key"
+        )
+    mendable = (exceptions.BadRequest, exceptions.Forbidden, exceptions.NotFound, exceptions.ServiceUnavailable)
+    if not isinstance(error, mendable):
+        return None
+    told = brief(error)
+    reason = str(getattr(error, "reason", "") or "")
+    command = _by_reason(reason, told, project) or _by_message(told, project, place, image, account)
+    if command is None and isinstance(error, exceptions.ServiceUnavailable):
+        return None
+    return UserError(f"Vertex AI refuses the job: {told}{f': {command}' if command else ''}")
+
+
+def image_trouble(message: str, image: str) -> str | None:
+    """The command for an image that cannot be pulled; None where a message is about something else."""
+    if re.search(r"image", message, re.IGNORECASE) and re.search(
+        r"not found|not exist|failed to (find|pull|fetch)|unable to pull|cannot pull|permission|denied|unauthori",
+        message,
+        re.IGNORECASE,
+    ):
+        return f"gcloud artifacts docker images describe {image}"
+    return None
+
+
+def _by_reason(reason: str, told: str, project: str) -> str | None:
+    if reason == "SERVICE_DISABLED" or "has not been used in project" in told:
+        return f"gcloud services enable aiplatform.googleapis.com --project={project}"
+    if reason == "BILLING_DISABLED" or "billing" in told.lower():
+        return f"gcloud billing projects link {project} --billing-account=ACCOUNT"
+    if reason in ("CONSUMER_INVALID", "USER_PROJECT_DENIED") or "on resource project" in told:
+        return f"gcloud projects describe {project} (set cloud.project to a project that exists and is yours)"
+    return None
+
+
+def _by_message(told: str, project: str, place: Place | None, image: str, account: str | None) -> str | None:
+    region = place.region if place else "REGION"
+    rules: Sequence[tuple[str, str]] = (
+        (
+            r"act as|actAs|iam\.serviceAccounts",
+            f"gcloud iam service-accounts add-iam-policy-binding {account or 'ACCOUNT'} --project={project} "
+            "--member=serviceAccount:AIRFLOWS_ACCOUNT --role=roles/iam.serviceAccountUser",
+        ),
+        (
+            r"permission 'aiplatform|aiplatform\.\w+\.\w+' denied|aiplatform\.customJobs",
+            f"gcloud projects add-iam-policy-binding {project} "
+            "--member=serviceAccount:AIRFLOWS_ACCOUNT --role=roles/aiplatform.user",
+        ),
+        (
+            r"accelerator",
+            "gcloud compute accelerator-types list "
+            f"--filter='zone~{region}' (and what goes with {place.machine_type if place else 'the machine type'})",
+        ),
+        (
+            r"machine.?type",
+            f"gcloud compute machine-types list --filter='zone~{region}' (mend placement.places)",
+        ),
+        (
+            r"DNS|resolution|resolve|location|region",
+            "gcloud compute regions list (mend the region in placement.places; see whether this machine is online)",
+        ),
+        (r"bucket|output_uri|storage\.", "gcloud storage buckets list (mend storage.models)"),
+    )
+    found = image_trouble(told, image)
+    return found or next((command for pattern, command in rules if re.search(pattern, told, re.IGNORECASE)), None)

@@ -1,0 +1,203 @@
+"""The custom job that runs a stage: who it is for, in labels and environment, and what it runs on."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+from mlapp import storage
+from mlapp.schema_cloud import Place, Placement
+from mlapp.stage import HOPS
+
+TASK = "MLAPP_TASK"
+MARK = {"mlapp": "stage"}
+ENDED, ENDED_WORKER, PLACED = "ended.json", "ended-worker.json", "placed.json"
+
+
+@dataclass(frozen=True)
+class TaskKey:
+    """A task instance of Airflow, whichever try of it."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+
+    @property
+    def digest(self) -> str:
+        """A hash of it that a label can hold."""
+        return _digest(asdict(self))
+
+    @property
+    def name(self) -> str:
+        """How people are told of it."""
+        return self.task_id if self.map_index < 0 else f"{self.task_id}[{self.map_index}]"
+
+
+@dataclass(frozen=True)
+class Errand:
+    """A stage's command with all that it depends on, on behalf of a task instance."""
+
+    task: TaskKey
+    module: str
+    arguments: tuple[str, ...]
+    config: str
+    image: str
+
+    @property
+    def identity(self) -> str:
+        """The same for every try at the same work, another one as soon as arguments, settings or image change."""
+        settings = storage.at(self.config).read_text(encoding="utf-8")
+        return _digest([asdict(self.task), self.module, self.arguments, settings, self.image])
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One job of an errand: which it is, where it runs, and what was tried before it."""
+
+    identity: str
+    number: str
+    rung: int
+    preempted: int
+    hops: tuple[dict[str, str], ...]
+
+    @classmethod
+    def of(cls, job: Any) -> Attempt:
+        """What a job of ours tells of itself: nothing else remembers it."""
+        container = job.job_spec.worker_pool_specs[0].container_spec
+        environ = {variable.name: variable.value for variable in container.env}
+        labels = job.labels
+        return cls(
+            identity=labels["mlapp_identity"],
+            number=labels["mlapp_attempt"],
+            rung=int(labels["mlapp_rung"]),
+            preempted=int(labels["mlapp_preempted"]),
+            hops=tuple(json.loads(environ[HOPS])),
+        )
+
+    def folder(self, prefix: str) -> str:
+        """URI of the folder that this attempt leaves its end in."""
+        return f"{prefix}/{self.identity}/{self.number}"
+
+
+def custom_job(
+    errand: Errand, attempt: Attempt, place: Place, settings: Placement, *, prefix: str, project: str, limit: timedelta
+) -> dict[str, Any]:
+    """The `CustomJob` that runs an errand at a place; ends by itself after ``limit``."""
+    task = errand.task
+    return {
+        "display_name": f"{task.name} {task.dag_id} {task.run_id}"[:128],
+        "labels": {
+            **settings.labels,
+            **MARK,
+            "mlapp_airflow": installation(),
+            "mlapp_task": task.digest,
+            "mlapp_identity": attempt.identity,
+            "mlapp_attempt": attempt.number,
+            "mlapp_rung": str(attempt.rung),
+            "mlapp_preempted": str(attempt.preempted),
+            "dag": label_value(task.dag_id),
+            "run": label_value(task.run_id),
+            "task": label_value(task.name),
+        },
+        "job_spec": {
+            "worker_pool_specs": _pools(errand, attempt, place, attempt.folder(prefix), project),
+            "scheduling": {
+                "timeout": timedelta(seconds=max(1, round(limit.total_seconds()))),
+                "strategy": "SPOT" if place.spot else "STANDARD",
+                # A stage that failed would fail again; a machine that was lost is counted, and replaced, by us.
+                "disable_retries": True,
+            },
+            # The same for all attempts: its checkpoints are what a job takes up after a preemption.
+            "base_output_directory": {"output_uri_prefix": f"{prefix}/{attempt.identity}"},
+            **({"service_account": settings.service_account} if settings.service_account else {}),
+            **({"network": settings.network} if settings.network else {}),
+        },
+    }
+
+
+def place_name(place: Place | str) -> str:
+    """A place in words: ``europe-west4 n2-standard-8 spot``."""
+    if isinstance(place, str):
+        return place
+    parts = [
+        place.region,
+        place.machine_type,
+        f"{place.accelerator_count}×{place.accelerator_type}" if place.accelerator_type else "",
+        "spot" if place.spot else "",
+        f"on {place.replicas} machines" if place.replicas > 1 else "",
+    ]
+    return " ".join(filter(None, parts))
+
+
+def for_stage(place: Place | Literal["local"], module: str) -> Place | Literal["local"]:
+    """The place as a stage uses it: only one that can train on several machines (its config has devices) gets them."""
+    if isinstance(place, str):
+        return place
+    if place.replicas > 1 and "devices" not in importlib.import_module(module).run.config.model_fields:
+        return place.model_copy(update={"replicas": 1})
+    return place
+
+
+def label_value(text: str) -> str:
+    """Text as a label's value may be: at most 63 lower-case letters, digits, dashes and underscores."""
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower())[:63]
+
+
+def installation() -> str:
+    """Which Airflow this is: its job's reaper must not take those of another one for orphans."""
+    from airflow.sdk.configuration import conf
+
+    composer = [os.environ.get(name, "") for name in ("COMPOSER_LOCATION", "COMPOSER_ENVIRONMENT")]
+    url = conf.get("api", "base_url", fallback="")
+    if any(composer):
+        return _digest(composer)
+    shared = url and not re.search(r"//(localhost|127\.)", url)
+    return _digest(url if shared else [socket.gethostname(), os.environ.get("AIRFLOW_HOME")])
+
+
+def _pools(errand: Errand, attempt: Attempt, place: Place, folder: str, project: str) -> list[dict[str, Any]]:
+    accelerators = {"accelerator_type": place.accelerator_type, "accelerator_count": place.accelerator_count}
+    environ = {
+        TASK: json.dumps(asdict(errand.task)),
+        HOPS: json.dumps(attempt.hops, ensure_ascii=False),
+        # Else Google's libraries take the project that Vertex AI itself runs the job in.
+        "GOOGLE_CLOUD_PROJECT": project,
+    }
+
+    def pool(count: int, ended: str) -> dict[str, Any]:
+        return {
+            "machine_spec": {"machine_type": place.machine_type, **(accelerators if place.accelerator_type else {})},
+            "replica_count": count,
+            "disk_spec": {"boot_disk_size_gb": place.disk_gb},
+            "container_spec": {
+                "image_uri": errand.image,
+                "args": [errand.module, *errand.arguments, f"--ended-to={folder}/{ended}"],
+                "env": variables(environ),
+            },
+        }
+
+    others = [pool(place.replicas - 1, ENDED_WORKER)] if place.replicas > 1 else []
+    return [pool(1, ENDED), *others]
+
+
+def variables(environ: Mapping[str, str]) -> list[dict[str, str]]:
+    """An environment as a container's specification has it."""
+    return [{"name": name, "value": value} for name, value in environ.items()]
+
+
+def hop(place: Place | str, outcome: str) -> dict[str, str]:
+    """A `mlapp.result.Hop`, as it passes to the container."""
+    return {"place": place_name(place), "outcome": outcome}
+
+
+def _digest(content: Sequence[Any] | Mapping[str, Any] | str) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

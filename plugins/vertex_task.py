@@ -1,0 +1,74 @@
+"""What a task of Airflow asks of Vertex AI: its stage's errand, its deadline, and that no job outlives its failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+from airflow.sdk.exceptions import AirflowException
+from vertex_errors import explain
+from vertex_ladder import Ladder, NoRoomError
+from vertex_spec import Errand, TaskKey
+
+from mlapp import config as configuration
+from mlapp import storage
+from mlapp.errors import UserError
+from mlapp.result import StageResult
+from mlapp.schema import Config
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from stage_operator import StageOperator
+
+
+def settings_of(uri: str) -> Config:
+    """The run's resolved settings."""
+    content = json.loads(storage.at(uri).read_text(encoding="utf-8"))
+    return configuration.validate(Config, content, {uri: content})
+
+
+@contextmanager
+def placed(operator: StageOperator, context: Context, command: Sequence[str]) -> Iterator[Ladder]:
+    """The ladder for a task's stage; whatever is raised, the job is cancelled."""
+    config = settings_of(str(operator.config))
+    ladder = None
+    try:
+        errand = _errand(operator, context, command, config)
+        ladder = Ladder(errand, config, _deadline(operator, context, config), operator.tell)
+        operator.running = ladder
+        yield ladder
+    except BaseException as error:
+        if ladder:
+            ladder.kill()
+        if isinstance(error, NoRoomError):
+            raise AirflowException(str(error)) from error
+        project = ladder.jobs.project if ladder else config.cloud.project or "PROJECT"
+        if isinstance(error, Exception) and (told := explain(error, project)):
+            raise told from error
+        raise
+
+
+def _errand(operator: StageOperator, context: Context, command: Sequence[str], config: Config) -> Errand:
+    ti = cast(Any, context)["ti"]
+    key = TaskKey(ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index)
+    return Errand(key, operator.module, tuple(command), str(operator.config), _image(operator.image, config))
+
+
+def _image(given: str | None, config: Config) -> str:
+    """The image to run: a reference, or what the result of the image step names."""
+    image = given or config.placement.image
+    if not image:
+        raise UserError("no training image: set placement.image, or hand on the result of the DAG's image step")
+    if not image.endswith(".json"):
+        return image
+    return str(json.loads(StageResult.load(image).artifact("image").read_text(encoding="utf-8"))["image"])
+
+
+def _deadline(operator: StageOperator, context: Context, config: Config) -> datetime:
+    """When this try must be over: by the run's settings, and by the task's own limit, deferrals included."""
+    limit = timedelta(hours=config.placement.deadline_hours)
+    began = cast(Any, context)["ti"].start_date or datetime.now(UTC)
+    return cast(datetime, began + min(limit, operator.execution_timeout or limit))
