@@ -106,7 +106,7 @@ def test_the_account_that_lacks_a_role_is_named(monkeypatch: pytest.MonkeyPatch)
 
     account = Credentials(None, "job@shop-1.iam.gserviceaccount.com", "https://oauth2.googleapis.com/token")
     monkeypatch.setattr(authenticate, "_found", lambda: (account, "shop-1"))
-    assert authenticate._member() == "serviceAccount:job@shop-1.iam.gserviceaccount.com"
+    assert authenticate.member() == "serviceAccount:job@shop-1.iam.gserviceaccount.com"
 
 
 @pytest.mark.parametrize("name", ["wandb", "projects/p/secrets/", "projects/p/secrets/a b", f"{NAME}/versions/new"])
