@@ -130,7 +130,7 @@ def _explain(error: Exception, name: str, project: str, secret: str) -> NoReturn
         case exceptions.PermissionDenied():
             grant = (
                 f"gcloud secrets add-iam-policy-binding {secret} --project={project} "
-                f"--member={_member()} --role=roles/secretmanager.secretAccessor"
+                f"--member={member()} --role=roles/secretmanager.secretAccessor"
             )
             told = f"no permission to read {name}, if it exists: run `{grant}`"
         case exceptions.FailedPrecondition():
@@ -147,7 +147,7 @@ def _add(project: str, secret: str) -> str:
     return f"give it a value with `gcloud secrets versions add {secret} --project={project} --data-file=-`"
 
 
-def _member() -> str:
+def member() -> str:
     """Whom a role is granted to: the account that the credentials are of."""
     current: Any = None if os.environ.get(ENDPOINT) else credentials()
     if email := getattr(current, "service_account_email", None):
