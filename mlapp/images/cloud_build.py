@@ -49,8 +49,8 @@ def build(context: Context, repository: Repository, config: ImageConfig) -> None
         if isinstance(error, GoogleAPICallError) and (told := refused(error, project, config)):
             raise told from error
         raise
-    if told := why(ended, repository, config):
-        raise told
+    if failure := why(ended, repository, config):
+        raise failure
 
 
 def _upload(context: Context, area: str) -> dict[str, Any]:

@@ -47,7 +47,10 @@ def build(engine: str, context: Context, repository: Repository, timeout_minutes
 
 def _pip_secrets() -> list[str]:
     """pip's settings on this machine, for where packages come by way of a proxy or a mirror: mounted while pip runs."""
-    files = {"pip_conf": os.environ.get("PIP_CONFIG_FILE", "/etc/pip.conf"), "ca_bundle": os.environ.get("PIP_CERT", "")}
+    files = {
+        "pip_conf": os.environ.get("PIP_CONFIG_FILE", "/etc/pip.conf"),
+        "ca_bundle": os.environ.get("PIP_CERT", ""),
+    }
     return [f"--secret=id={name},src={file}" for name, file in files.items() if Path(file).is_file()]
 
 

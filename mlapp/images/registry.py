@@ -21,7 +21,9 @@ MANIFESTS = ", ".join(
     )
 )
 TIMEOUT = urllib3.Timeout(connect=5.0, read=20.0)
-RETRIES = urllib3.Retry(3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+RETRIES = urllib3.Retry(
+    3, connect=1, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
+)
 ARTIFACT_REGISTRY = re.compile(
     r"(?P<region>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>[a-z0-9-]+)/(?P<repository>[a-z0-9-]+)/.+"
 )
@@ -44,6 +46,11 @@ class Repository:
         """Whether the registry is on this machine, and so spoken to in plain HTTP."""
         return LOOPBACK.fullmatch(self.host) is not None
 
+    @property
+    def address(self) -> str:
+        """Where the registry answers."""
+        return f"{'http' if self.is_loopback else 'https'}://{self.host}"
+
     @cached_property
     def in_google(self) -> re.Match[str] | None:
         """Region, project and repository of one in Artifact Registry; None for any other."""
@@ -57,15 +64,14 @@ class Repository:
         """``sha256:…`` of the image with this tag, None where there is none; a `UserError` says why it cannot tell."""
         token = self.token()
         headers = {"Accept": MANIFESTS, **({"Authorization": f"Bearer {token}"} if token else {})}
-        name = self.uri.partition("/")[2]
-        url = f"{'http' if self.is_loopback else 'https'}://{self.host}/v2/{name}/manifests/{tag}"
+        url = f"{self.address}/v2/{self.uri.partition('/')[2]}/manifests/{tag}"
         try:
             with urllib3.PoolManager(timeout=TIMEOUT, retries=RETRIES) as pool:
                 answer = pool.request("HEAD", url, headers=headers)
                 if answer.status != 200:  # only the answer to a GET says why
                     answer = pool.request("GET", url, headers=headers)
         except urllib3.exceptions.HTTPError as error:
-            reason = getattr(error, "reason", None) or error
+            reason = str(getattr(error, "reason", None) or error).rsplit(": ", 1)[-1]
             raise UserError(
                 f"the registry {self.host} does not answer ({reason}): check images.repository and the network"
             ) from error
