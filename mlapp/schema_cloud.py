@@ -94,6 +94,7 @@ class Images(Section):
     variant: Literal["cpu", "cuda"] = Field("cpu", description="what the image's TensorFlow runs on")
     build_service_account: ServiceAccount | None = Field(None, description="service account that Cloud Build runs as")
     timeout_minutes: float = Field(40.0, gt=0, le=240, description="minutes that a build may take")
+    poll_seconds: float = Field(5.0, ge=0.05, le=60, description="seconds between two looks at Cloud Build")
 
 
 class Registration(Section):

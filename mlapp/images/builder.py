@@ -1,0 +1,74 @@
+"""Image: have the training image in the registry, and tell it by its digest.
+
+What the image is made of gives its tag (see `mlapp.images.context`). An image that has the tag already is taken as it
+stands; else Cloud Build makes one, or docker or buildah on this machine. Leaves image.json: image (HOST/NAME@sha256:…),
+tag, and whether it was built now.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from pydantic import Field
+
+from mlapp import storage
+from mlapp.errors import UserError
+from mlapp.images import cloud_build, engine
+from mlapp.images.context import Context
+from mlapp.images.registry import Repository
+from mlapp.result import Outcome
+from mlapp.schema import Storage
+from mlapp.schema_cloud import Cloud, Images
+from mlapp.stage import stage
+
+
+class ImageConfig(Images):
+    """The `images` settings, and where Cloud Build works."""
+
+    cloud: Cloud = Cloud()
+    storage: Storage = Storage()
+    content: str | None = Field(None, description="tag of what the image is made of; always taken anew")
+    again: bool = Field(False, description="build even if the registry has the image: with a newer base image, say")
+
+
+def with_content(config: ImageConfig) -> ImageConfig:
+    """The config with the tag of the image's present content, so that each content has a result of its own."""
+    return config.model_copy(update={"content": Context.read(config.variant).tag})
+
+
+@stage("image", area="models", section="images", cached=False, resolve=with_content)
+def run(config: ImageConfig, workdir: Path) -> Outcome:
+    """Find the image, or build and push it."""
+    repository, context = _repository(config), Context.read(config.variant)
+    began = time.monotonic()
+    digest = None if config.again else repository.digest(context.tag)
+    if built := digest is None:
+        if config.builder == "cloud_build":
+            cloud_build.build(context, repository, config)
+        else:
+            engine.build(config.builder, context, repository, config.timeout_minutes)
+        digest = repository.digest(context.tag)
+    if digest is None:
+        raise UserError(f"the image was built, and {repository.uri} has no {context.tag}: was it deleted? run again")
+    image = f"{repository.uri}@{digest}"
+    content = {"image": image, "tag": context.tag, "built": built}
+    storage.write_text(workdir / "image.json", json.dumps(content, indent=2) + "\n")
+    told = f"built in {time.monotonic() - began:.0f} s" if built else "in the registry already, not built again"
+    return Outcome(artifacts={"image": workdir / "image.json"}, headline=f"{image} ({context.tag}): {told}")
+
+
+def _repository(config: ImageConfig) -> Repository:
+    if config.repository:
+        return Repository(config.repository)
+    region, project = config.cloud.region, config.cloud.project or "PROJECT"
+    raise UserError(
+        f"images.repository is unset: make one with `gcloud artifacts repositories create mlapp "
+        f"--repository-format=docker --location={region} --project={project}` and set "
+        f"images.repository={region}-docker.pkg.dev/{project}/mlapp/mlapp-training"
+    )
+
+
+if __name__ == "__main__":
+    run.main()

@@ -1,0 +1,74 @@
+"""What the training image is made of, and the tag that stands for it: the same content is not built twice."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlapp.errors import UserError
+
+DOCKERFILE = "Dockerfile.training"
+PACKAGE = Path(__file__).parents[1]
+# The folder that holds the package: the project's root, or the DAGs folder of a Composer environment.
+ROOT = PACKAGE.parent
+BESIDE_THE_PACKAGE = (DOCKERFILE, "requirements-training.txt", "requirements-training-cuda.txt")
+
+
+@dataclass(frozen=True)
+class Context:
+    """The files that an image is built from, by their path, and the variant that is built of them."""
+
+    files: Mapping[str, bytes]
+    variant: str
+
+    @classmethod
+    def read(cls, variant: str, root: Path = ROOT) -> Context:
+        """The context as it stands in the project; a `UserError` names a file that lacks."""
+        files = {str(path.relative_to(root)): path.read_bytes() for path in _package(root / PACKAGE.name)}
+        for name in BESIDE_THE_PACKAGE:
+            if not (root / name).is_file():
+                raise UserError(
+                    f"{root / name} is missing, so no image can be built: copy it there from the project "
+                    "(`make deploy` does), or set placement.image to an image that exists"
+                )
+            files[name] = (root / name).read_bytes()
+        return cls(dict(sorted(files.items())), variant)
+
+    @property
+    def tag(self) -> str:
+        """The variant and 16 hex digits over every file's path and content."""
+        digest = hashlib.sha256()
+        for name, content in self.files.items():
+            digest.update(f"{name}\0{len(content)}\0".encode())
+            digest.update(content)
+        return f"{self.variant}-{digest.hexdigest()[:16]}"
+
+    def write(self, folder: Path) -> None:
+        """Lay the files out in a folder, for an engine."""
+        for name, content in self.files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            path.chmod(0o644)
+
+    def archive(self) -> bytes:
+        """The files as a .tgz, the same bytes for the same content."""
+        packed = io.BytesIO()
+        with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped, tarfile.open(fileobj=zipped, mode="w") as tar:
+            for name, content in self.files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+        return packed.getvalue()
+
+
+def _package(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith((".", "__pycache__")) for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden and path.suffix != ".pyc":
+            yield path
