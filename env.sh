@@ -18,6 +18,8 @@ export AIRFLOW__API__WORKERS=1
 export AIRFLOW__CORE__EXECUTION_API_SERVER_URL="http://127.0.0.1:$AIRFLOW__API__PORT/execution/"
 export AIRFLOW__DATABASE__SQL_ALCHEMY_CONN="sqlite:///$AIRFLOW_HOME/airflow.db"
 export AIRFLOW__LOGGING__COLORED_CONSOLE_LOG=False
+# Google Cloud, where a run uses it: as whoever is logged in with `gcloud auth application-default login`.
+export AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT="${AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT:-google-cloud-platform://}"
 # The routine of Airflow itself, between which the lines of the stages would be lost.
 export AIRFLOW__LOGGING__NAMESPACE_LEVELS="alembic=WARNING airflow.api_fastapi.execution_api=WARNING \
   airflow.dag_processing=WARNING airflow.models=WARNING airflow.serialization=WARNING py.warnings=ERROR"

@@ -31,17 +31,26 @@ COMMON: dict[str, Any] = {
 
 
 class Stages:
-    """The tasks of one DAG. The first, configure, resolves the run's settings; every other stage reads them."""
+    """The tasks of one DAG. The first, configure, resolves the run's settings; every other stage reads them.
+
+    The second, image, has the container image ready that the others run in, where they do not run on the worker.
+    """
 
     def __init__(self, **arguments: Any) -> None:
         arguments |= {"conf": "{{ params | tojson }}", "day": "{{ dag_run.run_after | ds }}", **RUN}
         configure = StageOperator(task_id="configure", module="mlapp.configure", arguments=arguments)
         self.config: XComArg = configure.output
+        image = StageOperator(task_id="image", module="mlapp.images.builder", config=self.config)
+        self.placed: dict[str, Any] = {
+            "config": self.config,
+            "image": image.output,
+            "runner": "{{ setting(ti.xcom_pull('configure'), 'placement.runner') }}",
+        }
 
     def one(self, name: str, module: str, limit: timedelta = MINUTES, /, **arguments: Any) -> XComArg:
         """A task that runs a stage once; its output is the URI of the result."""
         operator = StageOperator(
-            task_id=name, module=module, arguments=arguments, config=self.config, execution_timeout=limit
+            task_id=name, module=module, arguments=arguments, execution_timeout=limit, **self.placed
         )
         return operator.output
 
@@ -56,10 +65,10 @@ class Stages:
             task_id=name,
             module=module,
             arguments=arguments,
-            config=self.config,
             over=over,
             execution_timeout=HOURS,
             map_index_template="{{ task.over }} {{ task.item }}",
+            **self.placed,
         )
         return operators.expand(item=listed(self.config, setting)).output
 

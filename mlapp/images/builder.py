@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -20,7 +21,7 @@ from mlapp.images.context import Context
 from mlapp.images.registry import Repository
 from mlapp.result import Outcome
 from mlapp.schema import Storage
-from mlapp.schema_cloud import Cloud, Images
+from mlapp.schema_cloud import Cloud, Images, Placement
 from mlapp.stage import stage
 
 
@@ -28,6 +29,7 @@ class ImageConfig(Images):
     """The `images` settings, and where Cloud Build works."""
 
     cloud: Cloud = Cloud()
+    placement: Placement = Placement()
     storage: Storage = Storage()
     content: str | None = Field(None, description="tag of what the image is made of; always taken anew")
     again: bool = Field(False, description="build even if the registry has the image: with a newer base image, say")
@@ -40,7 +42,11 @@ def with_content(config: ImageConfig) -> ImageConfig:
 
 @stage("image", area="models", section="images", cached=False, resolve=with_content)
 def run(config: ImageConfig, workdir: Path) -> Outcome:
-    """Find the image, or build and push it."""
+    """Find the image, or build and push it; where stages run on the worker none is needed."""
+    if config.placement.runner == "local":
+        return Outcome(headline="none needed: the stages run on this machine")
+    if config.placement.image:
+        return _outcome(workdir, {"image": config.placement.image, "built": False}, "as placement.image says")
     repository, context = _repository(config), Context.read(config.variant)
     began = time.monotonic()
     digest = None if config.again else repository.digest(context.tag)
@@ -53,10 +59,13 @@ def run(config: ImageConfig, workdir: Path) -> Outcome:
     if digest is None:
         raise UserError(f"the image was built, and {repository.uri} has no {context.tag}: was it deleted? run again")
     image = f"{repository.uri}@{digest}"
-    content = {"image": image, "tag": context.tag, "built": built}
-    storage.write_text(workdir / "image.json", json.dumps(content, indent=2) + "\n")
     told = f"built in {time.monotonic() - began:.0f} s" if built else "in the registry already, not built again"
-    return Outcome(artifacts={"image": workdir / "image.json"}, headline=f"{image} ({context.tag}): {told}")
+    return _outcome(workdir, {"image": image, "tag": context.tag, "built": built}, f"({context.tag}) {told}")
+
+
+def _outcome(workdir: Path, content: dict[str, Any], told: str) -> Outcome:
+    storage.write_text(workdir / "image.json", json.dumps(content, indent=2) + "\n")
+    return Outcome(artifacts={"image": workdir / "image.json"}, headline=f"{content['image']}: {told}")
 
 
 def _repository(config: ImageConfig) -> Repository:
