@@ -154,12 +154,11 @@ def replace(path: UPath, text: str, version: int) -> bool:
 def fetch(path: UPath, digest: str | None = None) -> Path:
     """A local path with the content of ``path``: itself where it is local, else a copy kept for this process.
 
-    A `UserError` if what was copied has another SHA-256 than ``digest``. A file that did not change since is not
-    copied again.
+    The same content is copied once. A `UserError` if it has another SHA-256 than ``digest``, where that is known.
     """
     if is_local(path):
         return Path(path.path)
-    version = (str(path), path.fs.ukey(path.path))
+    version = (str(path), digest or path.fs.ukey(path.path))
     if version not in _copies:
         copied = Path(tempfile.mkdtemp(dir=_fetched().name), path.name)
         path.fs.get_file(path.path, str(copied))
