@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import uuid
+import warnings
 from typing import Any
 
 from upath import UPath
@@ -45,11 +46,10 @@ def read(path: UPath) -> tuple[str | None, int]:
 
 def replace(path: UPath, text: str, generation: int) -> bool:
     """Write a small object if its generation still is ``generation`` (0: if there is none); whether it was written."""
+    blob, writer = _bucket(path).blob(_name(path)), uuid.uuid4().hex
     from google.api_core.exceptions import PreconditionFailed
     from google.cloud.storage.retry import DEFAULT_RETRY  # type: ignore[import-untyped]
 
-    writer = uuid.uuid4().hex
-    blob = _bucket(path).blob(_name(path))
     blob.metadata = {"writer": writer}
     try:
         blob.upload_from_string(text, if_generation_match=generation, retry=DEFAULT_RETRY.with_timeout(PATIENCE_S))
@@ -115,8 +115,10 @@ def _short(told: str) -> str:
 
 def _bucket(path: UPath) -> Any:
     from google.auth.credentials import AnonymousCredentials
-    from google.cloud.storage import Client  # type: ignore[import-untyped]
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # that Python 3.11 will not be served for ever
+        from google.cloud.storage import Client  # type: ignore[import-untyped]
     # No call that is made here needs a project, and the client wants one.
     found = path.fs.credentials.credentials or AnonymousCredentials()  # type: ignore[no-untyped-call]
     return Client(project="unused", credentials=found).bucket(path.path.partition("/")[0])

@@ -91,11 +91,18 @@ class StageResult(Record):
         """Read a result by the URI of its `result.json` (or of the folder that holds it)."""
         path = storage.at(uri)
         path = path if path.name.endswith(".json") else path / RESULT
+        if found := cls.find(path):
+            return found
+        raise storage.missing(path, f"no result at {path}: run the stage that makes it first")
+
+    @classmethod
+    def find(cls, path: UPath) -> StageResult | None:
+        """The result in this `result.json`, if there is one."""
         try:
             content = json.loads(storage.read_text(path))
             return cls.model_validate({**content, "folder": str(path.parent)})
-        except FileNotFoundError as error:
-            raise storage.missing(path, f"no result at {path}: run the stage that makes it first") from error
+        except FileNotFoundError:
+            return None
         except (ValueError, ValidationError, TypeError) as error:
             raise UserError(f"{path} is not a stage result: delete its folder and run that stage again") from error
 

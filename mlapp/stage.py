@@ -96,15 +96,12 @@ class Stage(Generic[C]):
 
     def done(self, config: C, workdir: str | os.PathLike[str], key: str | None = None) -> StageResult | None:
         """The valid result that already stands in ``workdir``, if any: same key, every artifact whole."""
-        path = storage.at(workdir) / RESULT
-        if not path.exists():
-            return None
         try:
-            result = StageResult.load(str(path))
+            result = StageResult.find(storage.at(workdir) / RESULT)
         except UserError as error:
             log.warning("%s: computing again, %s", self.name, error)
             return None
-        if result.key != (key or self.key(config)):
+        if result is None or result.key != (key or self.key(config)):
             return None
         if damage := result.damage():
             log.warning("%s: computing again, %s", self.name, damage)

@@ -109,7 +109,7 @@ def _prepare(cpus: int) -> None:
     # too few on a busy machine, where a network is still being released.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # trials may share a GPU
-    for meant_for_the_stage in ("TF_CONFIG", "AIP_CHECKPOINT_DIR", "AIP_TENSORBOARD_LOG_DIR"):
+    for meant_for_the_stage in ("TF_CONFIG", "AIP_TENSORBOARD_LOG_DIR"):
         os.environ.pop(meant_for_the_stage, None)
 
 
