@@ -38,24 +38,29 @@ def explain(
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
 
+    if isinstance(error, exceptions.RetryError) and isinstance(error.cause, Exception):
+        error = error.cause
     if isinstance(error, AirflowNotFoundException):
         return UserError(
             f"Airflow has no connection {CONNECTION}: "
             f"airflow connections add {CONNECTION} --conn-type google_cloud_platform"
         )
-    if isinstance(error, GoogleAuthError | exceptions.Unauthenticated):
+    told = brief(error)
+    if isinstance(error, GoogleAuthError | exceptions.Unauthenticated) or "metadata from plugin failed" in told:
         return UserError(
-            f"no valid Google Cloud credentials ({brief(error)}): gcloud auth application-default login, "
+            f"no valid Google Cloud credentials ({told}): gcloud auth application-default login, "
             f"or give Airflow's connection {CONNECTION} a key"
         )
-    mendable = (exceptions.BadRequest, exceptions.Forbidden, exceptions.NotFound, exceptions.ServiceUnavailable)
-    if not isinstance(error, mendable):
+    if isinstance(error, exceptions.ServiceUnavailable) and re.search(r"DNS|name resolution|resolve", told):
+        region = f" of the region {place.region}" if place else ""
+        return UserError(
+            f"the address{region} cannot be found ({told}): gcloud compute regions list "
+            "(mend the region in placement.places, or see whether this machine is online)"
+        )
+    if not isinstance(error, exceptions.BadRequest | exceptions.Forbidden | exceptions.NotFound):
         return None
-    told = brief(error)
     reason = str(getattr(error, "reason", "") or "")
     command = _by_reason(reason, told, project) or _by_message(told, project, place, image, account)
-    if command is None and isinstance(error, exceptions.ServiceUnavailable):
-        return None
     return UserError(f"Vertex AI refuses the job: {told}{f': {command}' if command else ''}")
 
 
@@ -102,10 +107,7 @@ def _by_message(told: str, project: str, place: Place | None, image: str, accoun
             r"machine.?type",
             f"gcloud compute machine-types list --filter='zone~{region}' (mend placement.places)",
         ),
-        (
-            r"DNS|resolution|resolve|location|region",
-            "gcloud compute regions list (mend the region in placement.places; see whether this machine is online)",
-        ),
+        (r"location|region", "gcloud compute regions list (mend the region in placement.places)"),
         (r"bucket|output_uri|storage\.", "gcloud storage buckets list (mend storage.models)"),
     )
     found = image_trouble(told, image)

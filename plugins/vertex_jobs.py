@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,10 +15,10 @@ ENDPOINT = "MLAPP_VERTEX_ENDPOINT"
 CONNECTION = "google_cloud_default"
 OVER = frozenset(f"JOB_STATE_{name}" for name in ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED"))
 PENDING = frozenset({"JOB_STATE_UNSPECIFIED", "JOB_STATE_QUEUED", "JOB_STATE_PENDING"})
-RUNNING = "JOB_STATE_RUNNING"
+RUNNING, CANCELLING = "JOB_STATE_RUNNING", "JOB_STATE_CANCELLING"
 CALL_S = 30.0  # for one call
 PATIENCE_S = 60.0  # for a call that may be repeated, with all its repetitions
-CONFIRM_S = 300.0  # for a job to be over once it is told to
+CONFIRM_S, CONFIRM_EVERY_S = 300.0, 2.0  # for a job to be over once it is told to
 BACKOFF_S = (1.0, 4.0, 10.0)  # between attempts at creating a job
 
 
@@ -89,14 +90,14 @@ class Jobs:
         except (FailedPrecondition, NotFound) as error:
             self.say(f"{name} needs no cancelling: {brief(error)}")
 
-    def ended(self, name: str, every_s: float) -> Any:
+    def ended(self, name: str) -> Any:
         """Cancel a job and see it over; returns it, which may even have succeeded meanwhile."""
         self.cancel(name)
         until = time.monotonic() + CONFIRM_S
         while not is_over(job := self._hook.get_custom_job(**self._parts(name), retry=_patiently(), timeout=CALL_S)):
             if time.monotonic() > until:
                 raise RuntimeError(f"{name} was cancelled {CONFIRM_S:.0f} s ago and still is {job.state.name}")
-            time.sleep(min(every_s, 5.0))
+            time.sleep(CONFIRM_EVERY_S)
         return job
 
     def _created(self, labels: dict[str, str], mine: Callable[[Any], bool]) -> Any:
@@ -110,6 +111,12 @@ class Jobs:
 def is_over(job: Any) -> bool:
     """Whether a job has ended, well or not."""
     return job.state.name in OVER
+
+
+def console(name: str) -> str:
+    """Where a person sees a job and its log."""
+    _, project, _, region, _, job = name.split("/")
+    return f"https://console.cloud.google.com/vertex-ai/locations/{region}/training/{job}?project={project}"
 
 
 def ambiguous() -> tuple[type[Exception], ...]:
@@ -126,6 +133,13 @@ def ambiguous() -> tuple[type[Exception], ...]:
     )
 
 
+def transient() -> tuple[type[Exception], ...]:
+    """Errors of a call without effects that may be gone at the next one."""
+    from google.api_core import exceptions
+
+    return (*ambiguous(), exceptions.TooManyRequests)
+
+
 def brief(error: BaseException) -> str:
     """An API's error in one line."""
     return " ".join(str(getattr(error, "message", "") or error).split())[:500]
@@ -135,10 +149,11 @@ def _patiently() -> Any:
     """How a call without effects is repeated while Vertex AI does not answer."""
     from google.api_core.retry import Retry, if_exception_type
 
-    return Retry(if_exception_type(*ambiguous()), initial=0.5, maximum=10.0, timeout=PATIENCE_S)
+    return Retry(if_exception_type(*transient()), initial=0.5, maximum=10.0, timeout=PATIENCE_S)
 
 
 def _hook() -> Any:
+    warnings.filterwarnings("ignore", category=FutureWarning, module="google")  # on the age of this Python
     from airflow.providers.google.cloud.hooks.vertex_ai.custom_job import CustomJobHook
 
     class Hook(CustomJobHook):  # type: ignore[misc]

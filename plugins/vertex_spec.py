@@ -19,7 +19,7 @@ from mlapp.stage import HOPS
 
 TASK = "MLAPP_TASK"
 MARK = {"mlapp": "stage"}
-ENDED, ENDED_WORKER, PLACED = "ended.json", "ended-worker.json", "placed.json"
+ENDED, ENDED_WORKER = "ended.json", "ended-worker.json"
 
 
 @dataclass(frozen=True)

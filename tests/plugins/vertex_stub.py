@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
@@ -144,6 +144,15 @@ class Vertex:
         self._steps[job.name] = iter([cancelled])
         job.state = S.JOB_STATE_CANCELLING
         return empty_pb2.Empty()
+
+    def double(self, older: bool) -> None:
+        """Another worker's job, for the same errand as the last one, submitted a second before or after it."""
+        last = list(self.jobs.values())[-1]
+        number = last.labels["mlapp_attempt"]
+        twin = v1.CustomJob.from_json(v1.CustomJob.to_json(last).replace(number, "twin"))
+        twin.name = f"{last.name}{next(self._names)}"
+        twin.create_time = last.create_time + timedelta(seconds=-1 if older else 1)
+        self.jobs[twin.name], self._steps[twin.name] = twin, iter(WELL)
 
     def finish(self) -> None:
         """Let what is being cancelled be over."""

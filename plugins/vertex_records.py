@@ -1,0 +1,68 @@
+"""What jobs leave behind: how their stage ended, and once a task has heard of it, where it ran and what it cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from stage_runner import Ended
+from vertex_jobs import is_over
+from vertex_prices import cost
+from vertex_spec import ENDED, ENDED_WORKER, Attempt, hop, place_name
+
+from mlapp import storage
+from mlapp.schema import Config
+from mlapp.schema_cloud import Place
+
+PLACED = "placed"
+
+
+class Records:
+    """The records of one task's jobs: beside each job's own end, and of all jobs of the run in the run's folder.
+
+    ``placed.json`` beside a job's end says that a task has heard of it: no other one takes the same result again.
+    """
+
+    def __init__(self, config: Config, config_uri: str, task: str, say: Callable[[str], object]) -> None:
+        self.settings = config.placement
+        self.prefix = f"{config.storage.models.rstrip('/')}/jobs"
+        self.run_folder = storage.at(config_uri).parent
+        self.task = task
+        self.say = say
+
+    def of(self, attempt: Attempt) -> Ended | None:
+        """How the stage itself said that it ended, the chief before the others; None where it could not."""
+        for name in (ENDED, ENDED_WORKER):
+            path = storage.at(f"{attempt.folder(self.prefix)}/{name}")
+            if path.exists():
+                return Ended(**json.loads(path.read_text(encoding="utf-8")))
+        return None
+
+    def is_told(self, job: Any) -> bool:
+        """Whether a task has heard of this job's end."""
+        return is_over(job) and bool(self._placed(Attempt.of(job)).exists())
+
+    def tell(self, job: Any, place: Place, outcome: str) -> None:
+        """Keep what became of a job that is over, and what it cost."""
+        attempt = Attempt.of(job)
+        spent = cost(job, place, self.settings)
+        if spent:
+            self.say(f"{place_name(place)}: cost {spent:.2f} {self.settings.currency} by the listed prices")
+        content = {
+            "task": self.task,
+            "job": job.name,
+            "place": place_name(place),
+            "outcome": outcome,
+            "hops": [*attempt.hops[:-1], hop(place, outcome)],
+            "started": job.start_time.isoformat() if job.start_time else None,
+            "ended": job.end_time.isoformat() if job.end_time else None,
+            "cost": spent,
+            "currency": self.settings.currency,
+        }
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        storage.write_text(self.run_folder / PLACED / f"{attempt.number}.json", text)
+        storage.write_text(self._placed(attempt), text)
+
+    def _placed(self, attempt: Attempt) -> Any:
+        return storage.at(f"{attempt.folder(self.prefix)}/{PLACED}.json")
