@@ -85,6 +85,7 @@ def test_buildah_keeps_docker_s_format_and_speaks_plainly_to_loopback(recorded) 
 @pytest.mark.parametrize("name", ["docker", "buildah"])
 def test_the_token_is_in_a_file_of_the_push_alone_and_in_no_argument(recorded, monkeypatch, name) -> None:
     monkeypatch.setattr(authenticate, "access_token", lambda: "a-token")
+    monkeypatch.setattr(authenticate, "member", lambda: "user:me@example.com")
     calls = recorded()
     engine.build(name, CONTEXT, GOOGLE, 1)
     build, push = calls()
@@ -114,6 +115,14 @@ def test_a_build_that_fails_ends_with_the_engine_s_last_lines(recorded) -> None:
     with pytest.raises(UserError, match=r"could not be built \(exit code 125\): step 3 \| no such package$"):
         engine.build("docker", CONTEXT, LOOPBACK, 1)
     assert len(calls()) == 1
+
+
+def test_a_push_that_is_refused_names_the_command_that_allows_it(recorded, monkeypatch) -> None:
+    monkeypatch.setattr(authenticate, "access_token", lambda: "a-token")
+    monkeypatch.setattr(authenticate, "member", lambda: "user:me@example.com")
+    recorded("if 'push' in sys.argv: print('denied: uploadArtifacts'); sys.exit(1)")
+    with pytest.raises(UserError, match=r"add-iam-policy-binding mlapp .*writer.*denied: uploadArtifacts$"):
+        engine.build("docker", CONTEXT, GOOGLE, 1)
 
 
 def test_an_engine_that_is_not_there_is_told_of(monkeypatch, tmp_path) -> None:

@@ -64,7 +64,7 @@ def test_google_s_token_goes_to_artifact_registry_only(registry, artifact_regist
                 'Permission "artifactregistry.repositories.downloadArtifacts" denied (or it may not exist)',
             ),
             "gcloud artifacts repositories add-iam-policy-binding mlapp --location=europe-west4 --project=my-project "
-            "--member=serviceAccount:me@my-project.iam.gserviceaccount.com --role=roles/artifactregistry.writer",
+            "--member=serviceAccount:me@my-project.iam.gserviceaccount.com --role=roles/artifactregistry.reader",
         ),
         (
             (403, "DENIED", "Artifact Registry API has not been used in project 1 before or it is disabled."),
