@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlapp import authenticate
 from mlapp.death_signal import tied
 from mlapp.errors import UserError
 from mlapp.images.context import DOCKERFILE, Context
@@ -42,7 +43,8 @@ def build(engine: str, context: Context, repository: Repository, timeout_minutes
         command = [program, "build", *form, *_pip_secrets(), *what, str(folder)]
         _run(command, timeout_minutes, "the image could not be built")
         push = _push(engine, repository, Path(scratch, "login"))
-        _run([program, *push, image], timeout_minutes, f"the image could not be pushed to {repository.host}")
+        mend = f" (`{repository.grant('writer', authenticate.member())}` lets you)" if repository.in_google else ""
+        _run([program, *push, image], timeout_minutes, f"the image could not be pushed to {repository.host}{mend}")
 
 
 def _pip_secrets() -> list[str]:

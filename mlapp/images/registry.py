@@ -110,7 +110,7 @@ class Repository:
         if status == 401:
             return f"{told}: run `{authenticate.LOGIN}`"
         if status == 403:
-            grant = self.grant("writer", authenticate.member())
+            grant = self.grant("reader", authenticate.member())
             return f"{told}: if the repository exists run `{grant}`, else `{self.create()}`"
         return f"{told}: run again"
 

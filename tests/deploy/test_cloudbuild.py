@@ -1,0 +1,87 @@
+"""deploy/cloudbuild.yaml, as far as it can be judged without Cloud Build."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mlapp.images.context import BESIDE_THE_PACKAGE, PACKAGE, Context
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "deploy" / "cloudbuild.yaml"
+TEXT = FILE.read_text(encoding="utf-8")
+BUILD: dict[str, Any] = yaml.safe_load(TEXT)
+STEPS: dict[str, dict[str, Any]] = {step["id"]: step for step in BUILD["steps"]}
+GIVEN = {"BUILD_ID", "PROJECT_ID", *BUILD["substitutions"]}
+SCRIPTS = {name: step["args"][1] for name, step in STEPS.items() if step["args"][0] == "-euc"}
+
+
+def filled(text: str, **values: str) -> str:
+    """What Cloud Build makes of a text: its own substitutions, and ``$$`` for a dollar."""
+    values = {"_VARIANT": "cpu", "_IMAGES": "images/x", "_DAGS": "gs://b/dags", "_BILLS": "gs://b", **values}
+    return re.sub(
+        r"\$(?:(\$)|\{?(\w+)\}?)", lambda found: "$" if found[1] else values.get(found[2], f"<{found[2]}>"), text
+    )
+
+
+def test_it_is_a_build_configuration() -> None:
+    command = ["check-jsonschema", "--builtin-schema", "vendor.cloudbuild", str(FILE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_it_tests_builds_pushes_lists_and_deploys_in_this_order() -> None:
+    assert list(STEPS) == ["test", "tag", "build", "push", "bill-of-materials", "deploy"]
+    assert not [step for step in STEPS.values() if "waitFor" in step or step.get("allowFailure")]
+
+
+def test_every_substitution_is_declared_and_used() -> None:
+    """Cloud Build refuses a build with one that is not."""
+    steps = yaml.safe_dump(BUILD["steps"]).replace("$$", "")
+    used = set(re.findall(r"\$\{?(_?[A-Z][A-Z0-9_]*)", steps))
+    assert used <= GIVEN
+    assert set(BUILD["substitutions"]) <= used
+
+
+def test_images_of_others_are_pinned() -> None:
+    """Google's own builders are kept with the service."""
+    names = {step["name"] for step in STEPS.values()} - {"gcr.io/cloud-builders/docker"}
+    assert all(re.search(r":[v\d][\w.-]*$", name) for name in names)
+    assert not any("latest" in name for name in names)
+
+
+def test_it_holds_no_secret() -> None:
+    assert not re.search(r"(?i)token|password|api_key|secret", TEXT)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_its_scripts_are_bash(name) -> None:
+    subprocess.run(["bash", "-n"], input=filled(SCRIPTS[name]), text=True, check=True)
+
+
+def test_the_tag_is_the_one_that_the_image_step_looks_for(tmp_path) -> None:
+    """Given the script as Cloud Build runs it, the image it names is the one that a run finds."""
+    for name in (
+        "mlapp",
+        "Dockerfile.training",
+        "requirements-training.txt",
+        "requirements-training-cuda.txt",
+        ".venv",
+    ):
+        (tmp_path / name).symlink_to(ROOT / name)
+    done = subprocess.run(
+        ["bash", "-euc", filled(SCRIPTS["tag"])], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert (tmp_path / "tag").read_text() == done.stdout == f"{Context.read('cpu').tag}\n"
+
+
+def test_without_its_substitutions_it_ends_before_it_builds() -> None:
+    script = filled(SCRIPTS["tag"], _IMAGES="")
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--substitutions" in done.stderr
