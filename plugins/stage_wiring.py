@@ -40,12 +40,11 @@ class Stages:
         arguments |= {"conf": "{{ params | tojson }}", "day": "{{ dag_run.run_after | ds }}", **RUN}
         configure = StageOperator(task_id="configure", module="mlapp.configure", arguments=arguments)
         self.config: XComArg = configure.output
-        image = StageOperator(task_id="image", module="mlapp.images.builder", config=self.config)
-        self.placed: dict[str, Any] = {
-            "config": self.config,
-            "image": image.output,
-            "runner": "{{ setting(ti.xcom_pull('configure'), 'placement.runner') }}",
-        }
+        runner = "{{ setting(ti.xcom_pull('configure'), 'placement.runner') }}"
+        image = StageOperator(
+            task_id="image", module="mlapp.images.builder", arguments={"runner": runner}, config=self.config
+        )
+        self.placed: dict[str, Any] = {"config": self.config, "image": image.output, "runner": runner}
 
     def one(self, name: str, module: str, limit: timedelta = MINUTES, /, **arguments: Any) -> XComArg:
         """A task that runs a stage once; its output is the URI of the result."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mlapp.images.context import BESIDE_THE_PACKAGE, PACKAGE, Context
+from mlapp.images.context import Context
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy" / "cloudbuild.yaml"
