@@ -239,32 +239,25 @@ def test_an_unreachable_store_is_told_after_a_few_tries(monkeypatch: pytest.Monk
     assert 0 < sum(waited) < 40
 
 
-def test_a_stage_without_credentials_ends_with_exit_code_2_and_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ended_to", ["gs://raw/ended.json", "ended.json"])
+def test_a_stage_without_credentials_ends_with_exit_code_2_and_one_line(tmp_path: Path, ended_to: str) -> None:
     hidden = {EMULATOR, "GOOGLE_APPLICATION_CREDENTIALS", "FSSPEC_GCS_TOKEN"}
-    nowhere = {"HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path), "GCE_METADATA_IP": "127.0.0.1:9"}
-    environment = {name: value for name, value in os.environ.items() if name not in hidden} | nowhere
+    environment = {name: value for name, value in os.environ.items() if name not in hidden} | {
+        "HOME": str(tmp_path),
+        "CLOUDSDK_CONFIG": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+        **dict.fromkeys(("GCE_METADATA_IP", "GCE_METADATA_HOST"), "127.0.0.1:9"),
+    }
+    stage = [sys.executable, "-m", "mlapp.etl.quality", "--raw=gs://raw/x/result.json", f"--ended-to={ended_to}"]
     ended = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "mlapp.etl.quality",
-            "--raw=gs://raw/x/result.json",
-            f"--ended-to={tmp_path}/ended.json",
-        ],
-        env=environment | {"GCE_METADATA_HOST": "127.0.0.1:9"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    line = (
-        "python -m mlapp.etl.quality: error: no Google Cloud credentials: run `gcloud auth application-default login`"
+        stage, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 2
-    assert ended.stderr.startswith(line)
+    assert ended.stderr.startswith(f"python -m mlapp.etl.quality: error: no Google Cloud credentials: {gcs.LOGIN}")
     assert ended.stderr.count("\n") == 1
-    assert json.loads((tmp_path / "ended.json").read_text())["exit_code"] == 2
+    told = tmp_path / "ended.json"
+    assert told.exists() == (ended_to == "ended.json")
+    assert not told.exists() or json.loads(told.read_text())["exit_code"] == 2
 
 
 def test_a_stage_on_this_machine_imports_nothing_of_googles(tmp_path: Path) -> None:
