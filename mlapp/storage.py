@@ -28,6 +28,7 @@ NOTED = "sha256"
 
 def at(uri: str | os.PathLike[str]) -> UPath:
     """The path behind a URI; a local one is made absolute, so that it means the same in every process."""
+    gcs.check(str(uri))
     path = UPath(uri)
     if is_local(path):
         return UPath(os.path.abspath(path.path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from upath import UPath
 
 from mlapp import storage, workspaces
 from mlapp.errors import Terminated, UserError
+from mlapp.result import StageResult
 from mlapp.workspaces import KEPT, workspace
 from tests.counting_stage import Counting, run
 
@@ -110,6 +112,15 @@ def test_a_store_that_fails_for_a_while_ends_no_work(
     monkeypatch.setattr(storage, "put", failing)
     assert run(Counting(), str(remote)).local("counted").read_text() == "0 to 3"
     assert "not kept for another start" in caplog.text
+
+
+def test_two_machines_in_one_work_directory_leave_one_valid_result(remote: UPath) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: run(Counting(until=20), str(remote)), range(2)))
+    standing = StageResult.load(str(remote))
+    assert {result.key for result in results} == {standing.key}
+    assert standing.damage() is None
+    assert kept(remote) == []
 
 
 def test_a_work_directory_without_its_bucket_is_told_before_any_work(cloud: dict[str, str]) -> None:

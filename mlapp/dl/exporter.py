@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from mlapp.dataset import Dataset, Split
 from mlapp.dl.backend import tf
 from mlapp.dl.keras_model import save
 from mlapp.dl.nets import multiply_accumulates
-from mlapp.dl.vertex import vertex_folder
 from mlapp.errors import UserError
 from mlapp.quiet import quiet
 from mlapp.schema import Export
@@ -102,10 +100,9 @@ def _check_alive(logits: npt.NDArray[np.float32]) -> None:
 def _publish(artifacts: dict[str, Path]) -> None:
     """Copy the model to where Vertex AI expects it, when it names a place (``AIP_MODEL_DIR``)."""
     if "AIP_MODEL_DIR" in os.environ:
-        folder = vertex_folder("AIP_MODEL_DIR")
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = storage.at(os.environ["AIP_MODEL_DIR"])
         for path in artifacts.values():
-            shutil.copyfile(path, folder / path.name)
+            storage.copy(storage.at(path), folder / path.name)
 
 
 def summary(candidate: Candidate) -> str:

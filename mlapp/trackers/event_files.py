@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from upath import UPath
+
+from mlapp import storage
 from mlapp.tracking import Tracker
+
+COPY_EVERY_S = 60.0
 
 
 class TensorBoard(Tracker):
     """Writes into ``folder``; a stage that trains several models one after another gets a subfolder for each more.
 
     A stage that is taken up again goes on in a second file of the same folder, which TensorBoard reads as one curve.
+    What belongs into a remote folder is written into a local one, and copied each minute and when the stage is over.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._series, self._last = 1, 0
+    def __init__(self, folder: UPath) -> None:
+        self._scratch = None if storage.is_local(folder) else tempfile.TemporaryDirectory(prefix="mlapp-board-")
+        self.target = folder
+        self.folder = Path(self._scratch.name if self._scratch else folder.path)
+        self._series, self._last, self._copied = 1, 0, time.monotonic()
         self._records: Any = None
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
@@ -32,14 +41,25 @@ class TensorBoard(Tracker):
         if self._records is None:
             self._open()
         self._write(step=number, summary=_scalars(figures))
+        if time.monotonic() - self._copied > COPY_EVERY_S:
+            self._copy()
 
     def ended(self, result: object) -> None:
         """Close the file."""
-        self._close()
+        self._finish()
 
     def failed(self, reason: str) -> None:
         """Close the file."""
+        self._finish()
+
+    def _finish(self) -> None:
         self._close()
+        self._copy()
+
+    def _copy(self) -> None:
+        self._copied = time.monotonic()
+        for path in self.folder.rglob("events.*") if self._scratch else ():
+            storage.put(path, self.target / str(path.relative_to(self.folder)))
 
     def _open(self) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter

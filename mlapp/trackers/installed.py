@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Final
 
 from upath import UPath
 
 from mlapp import cluster, storage
-from mlapp.dl.vertex import vertex_folder
 from mlapp.errors import Dismissed, UserError
 from mlapp.schema import Config
 from mlapp.trackers.event_files import TensorBoard
@@ -34,8 +32,8 @@ def of_stage(settings: Config, workdir: str) -> list[Tracker]:
         return []
     tracking, own = settings.tracking, storage.at(workdir)
     trackers: list[Tracker] = []
-    if tracking.tensorboard and (os.environ.get(BOARD) or storage.is_local(own)):
-        trackers.append(TensorBoard(vertex_folder(BOARD, Path(own.path) / "tensorboard")))
+    if tracking.tensorboard:
+        trackers.append(TensorBoard(storage.at(os.environ.get(BOARD) or own / "tensorboard")))
     wandb = _wished(tracking.wandb)
     if wandb != "off" and find_spec("wandb") is None:
         log.info("W&B is not installed on this machine: this stage is not among its runs")

@@ -1,0 +1,29 @@
+"""A search whose machine is taken away: the next one knows what was tried."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import suppress
+
+from mlapp import storage
+from mlapp.errors import Terminated
+from mlapp.schema import Tuning
+from mlapp.tune.trials import Trial, Trials
+from mlapp.workspaces import workspace
+
+
+def test_trials_in_a_remote_work_directory_are_there_for_the_next_start() -> None:
+    workdir = storage.at(f"memory://{uuid.uuid4().hex}")
+    with suppress(Terminated), workspace(workdir) as place:
+        trials = Trials(place.local, Tuning())
+        trials.put(Trial(number=1, parameters={"rate": 0.1}, state="finished", accuracies={1: 0.5}))
+        trials.put(Trial(number=2, parameters={"rate": 0.2}))
+        (trials.folder / "checkpoints-of-a-trial").mkdir()
+        raise Terminated
+
+    with workspace(workdir) as place:
+        place.resume()
+        again = Trials(place.local, Tuning())
+        assert [trial.number for trial in again.over] == [1]
+        assert [trial.number for trial in again.interrupted] == [2]
+        assert not (again.folder / "checkpoints-of-a-trial").exists()
