@@ -69,8 +69,14 @@ def test_every_dag_is_imported_without_an_error(parsed: dict[str, Any]) -> None:
     assert parsed["dags"] == DAGS
 
 
-def test_nothing_but_the_dags_is_searched_for_dags(parsed: dict[str, Any]) -> None:
-    assert sorted(Path(file).stem for file in parsed["files"]) == DAGS
+def test_nothing_but_the_dags_is_searched_for_dags(worker: Worker) -> None:
+    """Of all Python files in the folder, not only of those that look like DAGs."""
+    code = f"""
+import json
+from airflow.utils.file import list_py_file_paths
+print(json.dumps(list_py_file_paths({str(worker.folder / "dags")!r}, safe_mode=False)))
+"""
+    assert sorted(Path(file).stem for file in worker.run(code)) == DAGS
 
 
 def test_each_dag_is_parsed_in_under_two_seconds(parsed: dict[str, Any]) -> None:
@@ -82,6 +88,16 @@ def test_parsing_imports_nothing_heavy_of_its_own(worker: Worker, parsed: dict[s
     empty = worker.run(PARSE.format(dags=str(worker.folder / "home")))
     added = {name.partition(".")[0] for name in {*parsed["modules"]} - {*empty["modules"]}}
     assert not added & {"google", "grpc", "numpy", "pandas", "gcsfs", "sklearn", "PIL"}
+
+
+def test_the_web_server_loads_the_plugins_folder_without_an_error(worker: Worker) -> None:
+    """Composer brings plugins/ to the web server, but not dags/, in which the package is."""
+    code = """
+import json
+from airflow import plugins_manager
+print(json.dumps(plugins_manager.get_import_errors()))
+"""
+    assert worker.run(code, on_path=False) == {}
 
 
 MODULES = [
