@@ -35,14 +35,13 @@ run() {
   ((dry_run)) || "$@" >/dev/null
 }
 
-# Like `run`, for what refers to an account that was made a moment ago: Google Cloud may not know it everywhere yet.
+# Like `run`, for what refers to an account: Google Cloud may not know everywhere yet one that was made a moment ago.
 run_patiently() {
-  local attempt
-  for attempt in 1 2 3 4 5 6; do
-    run "$@" && return
-    ((attempt == 6)) || sleep 10
+  local attempts=$((fresh ? 6 : 1))
+  until run "$@"; do
+    ((--attempts)) || return 1
+    sleep 10
   done
-  return 1
 }
 
 # Whether something exists. A dry run takes it that nothing does.
@@ -57,8 +56,9 @@ make_bucket() { # NAME LIFECYCLE-FILE [FLAG]
 }
 
 make_account() { # NAME DISPLAY-NAME
-  exists gcloud iam service-accounts describe "$1@$domain" "--project=$project" ||
-    run gcloud iam service-accounts create "$1" "--project=$project" "--display-name=$2"
+  exists gcloud iam service-accounts describe "$1@$domain" "--project=$project" && return
+  run gcloud iam service-accounts create "$1" "--project=$project" "--display-name=$2"
+  fresh=1
 }
 
 in_project() { # ACCOUNT ROLE
@@ -85,7 +85,7 @@ on_secret() { # ACCOUNT ROLE
     "--member=serviceAccount:$1@$domain" "--role=$2"
 }
 
-dry_run=0 wandb=0 environment=mlapp deployment=vertex_cpu
+dry_run=0 fresh=0 wandb=0 environment=mlapp deployment=vertex_cpu
 while (($#)); do
   case "$1" in
     --dry-run) dry_run=1 ;;

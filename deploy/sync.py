@@ -122,7 +122,7 @@ def _bucket(arguments: argparse.Namespace) -> str:
 
 def _explained(bucket: str, *, dry_run: bool) -> list[str]:
     if not os.environ.get("STORAGE_EMULATOR_HOST"):
-        authenticate.credentials()  # without any, gcsfs goes on as nobody
+        authenticate.access_token()  # without credentials gcsfs goes on as nobody
     try:
         return sync(bucket, tree(), dry_run=dry_run)
     except FileNotFoundError as error:
@@ -131,7 +131,7 @@ def _explained(bucket: str, *, dry_run: bool) -> list[str]:
         ) from error
     except OSError as error:
         told = " ".join(str(error).split())[:200]
-        raise UserError(
+        raise storage.explain(error) or UserError(
             f"{bucket} refuses ({told}): run `gcloud storage buckets add-iam-policy-binding {bucket} "
             f"--member={authenticate.member()} --role=roles/storage.objectUser`"
         ) from error

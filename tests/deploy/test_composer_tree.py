@@ -13,6 +13,7 @@ from loopback import gcs
 
 from deploy import sync
 from mlapp import storage
+from tests import tiny_stage
 
 BUCKET = "gs://models"  # that of the environment as well as that of the models
 DAGS = sorted(file.stem for file in (ROOT / "dags").glob("*.py"))
@@ -27,6 +28,14 @@ print(json.dumps({{
     "files": {{stat.file: stat.duration.total_seconds() for stat in bag.dagbag_stats}},
     "modules": sorted(sys.modules),
 }}))
+"""
+
+CONFIGURE = """
+import json
+from local_runner import LocalRunner, project_root
+told = []
+ended = LocalRunner(told.append).run("mlapp.configure", ["--run=r", "--to={uri}", '--conf={{"preset": "smoke"}}'])
+print(json.dumps([str(project_root()), ended.exit_code, ended.uri, told]))
 """
 
 
@@ -69,8 +78,14 @@ def test_every_dag_is_imported_without_an_error(parsed: dict[str, Any]) -> None:
     assert parsed["dags"] == DAGS
 
 
-def test_nothing_but_the_dags_is_searched_for_dags(parsed: dict[str, Any]) -> None:
-    assert sorted(Path(file).stem for file in parsed["files"]) == DAGS
+def test_nothing_but_the_dags_is_searched_for_dags(worker: Worker) -> None:
+    """Of all Python files in the folder, not only of those that look like DAGs."""
+    code = f"""
+import json
+from airflow.utils.file import list_py_file_paths
+print(json.dumps(list_py_file_paths({str(worker.folder / "dags")!r}, safe_mode=False)))
+"""
+    assert sorted(Path(file).stem for file in worker.run(code)) == DAGS
 
 
 def test_each_dag_is_parsed_in_under_two_seconds(parsed: dict[str, Any]) -> None:
@@ -82,6 +97,16 @@ def test_parsing_imports_nothing_heavy_of_its_own(worker: Worker, parsed: dict[s
     empty = worker.run(PARSE.format(dags=str(worker.folder / "home")))
     added = {name.partition(".")[0] for name in {*parsed["modules"]} - {*empty["modules"]}}
     assert not added & {"google", "grpc", "numpy", "pandas", "gcsfs", "sklearn", "PIL"}
+
+
+def test_the_web_server_loads_the_plugins_folder_without_an_error(worker: Worker) -> None:
+    """Composer brings plugins/ to the web server, but not dags/, in which the package is."""
+    code = """
+import json
+from airflow import plugins_manager
+print(json.dumps(plugins_manager.get_import_errors()))
+"""
+    assert worker.run(code, on_path=False) == {}
 
 
 MODULES = [
@@ -104,19 +129,38 @@ def test_what_runs_on_a_worker_can_be_imported_there(worker: Worker) -> None:
 def test_a_stage_runs_on_a_worker(worker: Worker) -> None:
     """Through the runner of the DAGs' tasks, with a bucket's URIs: the deployment and what it sets are found."""
     uri = f"{BUCKET}/experiments/r/config.json"
-    code = f"""
-import json
-from local_runner import LocalRunner, project_root
-told = []
-ended = LocalRunner(told.append).run("mlapp.configure", ["--run=r", "--to={uri}", '--conf={{"preset": "smoke"}}'])
-print(json.dumps([str(project_root()), ended.exit_code, ended.uri, told]))
-"""
-    root, exit_code, ended, told = worker.run(code)
+    root, exit_code, ended, told = worker.run(CONFIGURE.format(uri=uri))
     assert (exit_code, ended) == (0, uri), told
     assert root == str(worker.folder / "dags")
     content = json.loads(storage.at(uri).read_text(encoding="utf-8"))
     assert content["placement"]["runner"] == "vertex"
     assert content["storage"]["registry"] == f"{BUCKET}/registry"
+
+
+def test_the_runs_last_stage_runs_on_a_worker(worker: Worker) -> None:
+    """With the result of another stage in a bucket, as a job leaves it there."""
+    done = tiny_stage.run(tiny_stage.run.config(text="a"), f"{BUCKET}/models/tiny")
+    uri = f"{BUCKET}/experiments/s"
+    worker.run(CONFIGURE.format(uri=f"{uri}/config.json"))
+    arguments = [f"--results={done.uri}", "--run=s", f"--workdir={uri}", f"--config={uri}/config.json"]
+    code = f"""
+import json
+from local_runner import LocalRunner
+told = []
+ended = LocalRunner(told.append).run("mlapp.summary", {arguments!r})
+print(json.dumps([ended.exit_code, ended.uri, told]))
+"""
+    exit_code, ended, told = worker.run(code)
+    assert (exit_code, ended) == (0, f"{uri}/result.json"), told
+    assert "tiny" in storage.at(f"{uri}/summary.txt").read_text(encoding="utf-8")
+    assert "W&B is not installed on this machine: this stage is not among its runs" in str(told)
+    assert "not tracked any more" not in str(told)
+
+
+def test_the_image_step_finds_what_it_builds_from(worker: Worker) -> None:
+    pytest.importorskip("mlapp.images.context")
+    tag = "import json; from mlapp.images.context import Context; print(json.dumps(Context.read('cpu').tag))"
+    assert worker.run(tag).startswith("cpu-")
 
 
 def test_scheduler_and_triggerer_need_neither_plugins_nor_the_package(worker: Worker, tmp_path: Path) -> None:

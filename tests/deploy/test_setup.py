@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from gcloud_stub import Gcloud
 from mlapp import config
 
 ROOT = Path(__file__).parents[2]
-SETUP = ROOT / "deploy" / "setup.sh"
+SETUP, README = ROOT / "deploy" / "setup.sh", ROOT / "deploy" / "README.md"
 PROJECT, REGION = "shop-1-prod", "europe-west4"
 COMPOSER, TRAINING, BUILD = "mlapp-composer", "mlapp-training", "mlapp-build"
 BUCKETS = [f"gs://{PROJECT}-mlapp-{kind}" for kind in ("raw", "processed", "models")]
@@ -75,6 +76,12 @@ def test_each_account_has_these_rights_and_no_more(gcloud: Gcloud) -> None:
             where = call[call.index("add-iam-policy-binding") + 1]
             given.setdefault(account[1], set()).add((where, flags(call)["--role"]))
     assert given == RIGHTS
+    table = re.findall(r"^\|(?: `([a-z-]+)`)? \| `([A-Za-z.]+)` \|", README.read_text(), re.MULTILINE)
+    account, told = "", set()
+    for named, role in table:
+        account = named or account
+        told.add((account, f"roles/{role}"))
+    assert told == {(account, role) for account, rights in RIGHTS.items() for _, role in rights}
 
 
 def test_buckets_are_closed_to_the_outside_and_models_keep_old_versions(gcloud: Gcloud) -> None:
@@ -153,6 +160,13 @@ def test_a_failed_command_ends_it(gcloud: Gcloud) -> None:
     assert gcloud.calls[-1][:3] == ["artifacts", "repositories", "create"]
 
 
+def test_a_right_that_cannot_be_given_ends_it_at_once(gcloud: Gcloud) -> None:
+    gcloud.there = True
+    gcloud.fails = "projects add-iam-policy-binding"
+    assert setup(gcloud, PROJECT, REGION).returncode == 1
+    assert [call[:2] for call in gcloud.calls].count(["projects", "add-iam-policy-binding"]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -206,16 +220,28 @@ def test_no_gcloud_is_told(tmp_path: Path) -> None:
 
 
 def test_gcloud_itself_takes_every_command(gcloud: Gcloud, tmp_path: Path) -> None:
-    """The real one, without a login: it reads its arguments first (2: it does not take them), then stops (1)."""
+    """Of each command the call with the most arguments: gcloud takes a second to start."""
+    setup(gcloud, "--wandb", PROJECT, REGION)
+    kinds = {tuple(call[:3]): call for call in sorted(gcloud.changes, key=len)}
+    check_syntax([*kinds.values()], tmp_path)
+
+
+def test_gcloud_itself_takes_the_commands_of_the_readme(tmp_path: Path) -> None:
+    text = README.read_text().replace("PROJECT", PROJECT)
+    calls = [shlex.split(line, comments=True)[1:] for line in text.splitlines() if line.lstrip().startswith("gcloud ")]
+    assert len(calls) > 10
+    logins = [call for call in calls if call[0] == "auth"]
+    check_syntax([call for call in calls if call not in logins], tmp_path)
+
+
+def check_syntax(calls: list[list[str]], tmp_path: Path) -> None:
+    """With the real gcloud, without a login: what it does not take ends with 2, all else with 1."""
     real = shutil.which("gcloud")
     if not real:
         pytest.skip("gcloud is not installed, so its commands cannot be checked")
-    setup(gcloud, "--wandb", PROJECT, REGION)
-    # Of each command the call with the most arguments: gcloud takes a second to start.
-    kinds = {tuple(call[:3]): call for call in sorted(gcloud.changes, key=len)}
     environ = {**os.environ, "CLOUDSDK_CONFIG": str(tmp_path / "config"), "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"}
-    for call in kinds.values():
-        ended = subprocess.run([real, *call], env=environ, capture_output=True, text=True, check=False)
+    for call in calls:
+        ended = subprocess.run([real, *call], env=environ, capture_output=True, text=True, check=False, input="")
         assert ended.returncode == 1, (call, ended.stderr)
         assert "gcloud auth login" in ended.stderr, (call, ended.stderr)
 

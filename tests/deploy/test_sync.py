@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -210,3 +211,14 @@ def test_no_credentials_and_no_gcloud_are_told(tmp_path: Path) -> None:
     done = command(bare, "--region=europe-west4")
     assert (done.returncode, done.stdout) == (2, "")
     assert "gcloud is missing: install the Google Cloud CLI, or give BUCKET=gs://…" in done.stderr
+
+
+def test_a_login_that_is_not_taken_is_told(tmp_path: Path) -> None:
+    kept = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "old"}
+    (tmp_path / "application_default_credentials.json").write_text(json.dumps(kept))
+    bare = {"HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path), "HTTPS_PROXY": "http://127.0.0.1:9"}
+    done = command(bare, "--bucket=gs://some-bucket")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error: Google Cloud does not take the credentials (" in done.stderr
+    assert done.stderr.endswith("): run `gcloud auth application-default login`\n")
+    assert len(done.stderr.splitlines()) == 1
