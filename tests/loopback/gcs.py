@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from mlapp.death_signal import tied
 
 BUCKETS = ("raw", "processed", "models")
 LOG = "requests.log"
+REQUEST = re.compile(r'\\"([A-Z]+ /\S+) HTTP/1')
 
 
 @contextmanager
@@ -76,7 +78,7 @@ def make_bucket(url: str, name: str) -> None:
 def requests(folder: Path) -> list[str]:
     """The requests that a server with this folder has answered so far: method and path, in order."""
     lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if '"GET ' in line or '"POST ' in line]
+    return [told[1] for line in lines if (told := REQUEST.search(line))]
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:

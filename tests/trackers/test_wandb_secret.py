@@ -49,7 +49,7 @@ def shown(place: Place, output: str) -> list[str]:
 def test_the_key_reaches_the_server_and_no_log_spool_or_file(
     place: Place, manager: SecretManager, server: wandb_server.Server
 ) -> None:
-    """Of a whole run: config.json, origins.json, the run's folder, result.json, the spool, W&B's own files, all output."""
+    """Of a whole run: its folder with config.json and origins.json, result.json, the spool, W&B's own files, output."""
     experiments = place.folder / "experiments"
     settings = {"tracking": {"wandb_secret": SECRET, "patience_s": 60}, "storage.experiments": str(experiments)}
     configure = place.start("--conf", json.dumps(settings), "--run=r", "--day=2026-01-01", module="mlapp.configure")
