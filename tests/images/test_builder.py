@@ -233,7 +233,7 @@ def test_without_a_repository_the_command_that_makes_one_is_told(tmp_path) -> No
 
 def test_an_address_without_an_image_s_name_is_told_of(tmp_path) -> None:
     config = builder.ImageConfig(repository="europe-west4-docker.pkg.dev/my-project/mlapp")
-    with pytest.raises(UserError, match="write REGION-docker.pkg.dev/PROJECT/REPOSITORY/IMAGE"):
+    with pytest.raises(UserError, match=r"write REGION-docker\.pkg\.dev/PROJECT/REPOSITORY/IMAGE"):
         builder.run(config, tmp_path)
 
 
