@@ -70,14 +70,20 @@ def _outcome(workdir: Path, content: dict[str, Any], told: str) -> Outcome:
 
 
 def _repository(config: ImageConfig) -> Repository:
-    if config.repository:
-        return Repository(config.repository)
     region, project = config.cloud.region, config.cloud.project or "PROJECT"
-    raise UserError(
-        f"images.repository is unset: make one with `gcloud artifacts repositories create mlapp "
-        f"--repository-format=docker --location={region} --project={project}` and set "
-        f"images.repository={region}-docker.pkg.dev/{project}/mlapp/mlapp-training"
-    )
+    example = f"images.repository={region}-docker.pkg.dev/{project}/mlapp/mlapp-training"
+    if not config.repository:
+        raise UserError(
+            "images.repository is unset: make one with `gcloud artifacts repositories create mlapp "
+            f"--repository-format=docker --location={region} --project={project}` and set {example}"
+        )
+    repository = Repository(config.repository)
+    if repository.host.endswith("-docker.pkg.dev") and not repository.in_google:
+        raise UserError(
+            f"images.repository={config.repository} is no address in Artifact Registry: write "
+            f"REGION-docker.pkg.dev/PROJECT/REPOSITORY/IMAGE, like {example}"
+        )
+    return repository
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ DOCKERFILE = "Dockerfile.training"
 PACKAGE = Path(__file__).parents[1]
 # The folder that holds the package: the project's root, or the DAGs folder of a Composer environment.
 ROOT = PACKAGE.parent
+KINDS = {".py", ".yaml", ".j2"}
 BESIDE_THE_PACKAGE = (DOCKERFILE, "requirements-training.txt", "requirements-training-cuda.txt")
 
 
@@ -68,7 +69,8 @@ class Context:
 
 
 def _package(folder: Path) -> Iterator[Path]:
+    """The package's own files: whatever else lies in its folder, as in a Composer environment, is left out."""
     for path in folder.rglob("*"):
-        hidden = any(part.startswith((".", "__pycache__")) for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden and path.suffix != ".pyc":
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix in KINDS and path.is_file() and not hidden:
             yield path

@@ -149,7 +149,8 @@ def test_stages_do_their_work_in_the_container(built, store, shared) -> None:
     train = [f"--data={data}", "--workdir=/work/teacher", "--preset=smoke", "training.learning_rate=0.02"]
     stage(store, built, shared, "mlapp.dl.dnn_trainer", *train, options=["--env=HOME=/nonexistent"])
     stage(store, built, shared, "mlapp.ml.xgboost_trainer", f"--data={data}", "--workdir=/work/trees", "--preset=smoke")
-    tune = ["--trainer=baseline", f"--data={data}", "--workdir=/work/tune", "--preset=smoke", "tuning.trials=2"]
+    tune = ["--trainer=baseline", f"--data={data}", "--workdir=/work/tune", "--preset=smoke"]
+    tune += ["tuning.trials=2", "tuning.trainers=[baseline]"]
     stage(store, built, shared, "mlapp.tune.tuner", *tune)
 
     teacher = StageResult.load(str(shared / "teacher"))
@@ -185,7 +186,7 @@ def test_bad_input_is_one_line_and_exit_code_2(built, store, shared) -> None:
     assert "training.epochs" in done.stderr or "epochs" in done.stderr
 
 
-def test_a_stopped_container_leaves_a_checkpoint_and_goes_on_from_it(built, store, shared) -> None:
+def test_a_stopped_container_leaves_a_checkpoint(built, store, shared) -> None:
     """Given a training of many epochs, SIGTERM ends it with 143; it is process 1, which the kernel treats apart."""
     train = ["mlapp.dl.dnn_trainer", "--data=/work/data", "--workdir=/work/long", "--preset=smoke"]
     options = [*RUN, *HARDENED, f"--volume={shared}:/work", "--name=mlapp-stopped"]
@@ -202,6 +203,7 @@ def test_a_stopped_container_leaves_a_checkpoint_and_goes_on_from_it(built, stor
         told += list(run.stdout or ())
     assert run.returncode == 143, "".join(told)
     assert "the same command takes the work up again" in told[-1]
+    assert [*(shared / "long" / "checkpoints").rglob("*.index")]
     assert not (shared / "long" / "result.json").exists()
 
 

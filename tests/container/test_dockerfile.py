@@ -60,6 +60,12 @@ def test_requirements_come_before_code() -> None:
     assert DOCKERFILE.index("COPY requirements") < DOCKERFILE.index("pip --python") < DOCKERFILE.index("COPY mlapp")
 
 
+def test_both_variants_share_the_layer_of_requirements() -> None:
+    """An argument is part of every layer after it."""
+    assert DOCKERFILE.index("-r requirements-training.txt") < DOCKERFILE.index("ARG VARIANT")
+    assert DOCKERFILE.index("ARG VARIANT") < DOCKERFILE.index("-r requirements-training-cuda.txt")
+
+
 @pytest.mark.parametrize("name", ["requirements-training.txt", "requirements-training-cuda.txt"])
 def test_no_lock_names_a_place_to_fetch_from(name) -> None:
     assert "://" not in (ROOT / name).read_text(encoding="utf-8")

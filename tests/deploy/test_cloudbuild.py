@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from loopback import gcs
 
 from mlapp.images.context import Context
 
@@ -23,7 +25,7 @@ SCRIPTS = {name: step["args"][1] for name, step in STEPS.items() if step["args"]
 
 def filled(text: str, **values: str) -> str:
     """What Cloud Build makes of a text: its own substitutions, and ``$$`` for a dollar."""
-    values = {"_VARIANT": "cpu", "_IMAGES": "images/x", "_DAGS": "gs://b/dags", "_BILLS": "gs://b", **values}
+    values = {"_VARIANT": "cpu", "_IMAGES": "images/x", "_COMPOSER": "gs://composer", "_BILLS": "gs://b", **values}
     return re.sub(
         r"\$(?:(\$)|\{?(\w+)\}?)", lambda found: "$" if found[1] else values.get(found[2], f"<{found[2]}>"), text
     )
@@ -42,8 +44,8 @@ def test_it_tests_builds_pushes_lists_and_deploys_in_this_order() -> None:
 
 def test_every_substitution_is_declared_and_used() -> None:
     """Cloud Build refuses a build with one that is not."""
-    steps = yaml.safe_dump(BUILD["steps"]).replace("$$", "")
-    used = set(re.findall(r"\$\{?(_?[A-Z][A-Z0-9_]*)", steps))
+    text = yaml.safe_dump([BUILD["steps"], BUILD["artifacts"]]).replace("$$", "")
+    used = set(re.findall(r"\$\{?(_?[A-Z][A-Z0-9_]*)", text))
     assert used <= GIVEN
     assert set(BUILD["substitutions"]) <= used
 
@@ -66,18 +68,10 @@ def test_its_scripts_are_bash(name) -> None:
 
 def test_the_tag_is_the_one_that_the_image_step_looks_for(tmp_path) -> None:
     """Given the script as Cloud Build runs it, the image it names is the one that a run finds."""
-    for name in (
-        "mlapp",
-        "Dockerfile.training",
-        "requirements-training.txt",
-        "requirements-training-cuda.txt",
-        ".venv",
-    ):
+    for name in (PACKAGE.name, *BESIDE_THE_PACKAGE, ".venv"):
         (tmp_path / name).symlink_to(ROOT / name)
-    done = subprocess.run(
-        ["bash", "-euc", filled(SCRIPTS["tag"])], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert (tmp_path / "tag").read_text() == done.stdout == f"{Context.read('cpu').tag}\n"
+    told = subprocess.check_output(["bash", "-euc", filled(SCRIPTS["tag"])], cwd=tmp_path, text=True)
+    assert (tmp_path / "tag").read_text() == told == f"{Context.read('cpu').tag}\n"
 
 
 def test_without_its_substitutions_it_ends_before_it_builds() -> None:
@@ -85,3 +79,20 @@ def test_without_its_substitutions_it_ends_before_it_builds() -> None:
     done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--substitutions" in done.stderr
+
+
+def test_the_last_step_brings_the_dags_to_composer_and_leaves_the_bill_under_the_image_s_tag(tmp_path) -> None:
+    for name in ("mlapp", "dags", "plugins", "deploy", *BESIDE_THE_PACKAGE, ".venv"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "tag").write_text("cpu-0123456789abcdef\n")
+    (tmp_path / "bill-of-materials.json").write_text("{}")
+    script = filled(SCRIPTS["deploy"], _COMPOSER="gs://models")
+    set_there = dict(text.split("=") for text in STEPS["deploy"]["env"])
+    with gcs.serving(tmp_path / "gcs") as environ:
+        environment = {**os.environ, **environ, **set_there}
+        command = ["bash", "-euc", script]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\d+ changes in gs://models", done.stdout)
+    (pattern,) = BUILD["artifacts"]["objects"]["paths"]
+    assert [file.name for file in tmp_path.glob(pattern)] == ["cpu-0123456789abcdef.cyclonedx.json"]

@@ -231,6 +231,12 @@ def test_without_a_repository_the_command_that_makes_one_is_told(tmp_path) -> No
     assert "images.repository=europe-west1-docker.pkg.dev/my-project/mlapp/mlapp-training" in str(error.value)
 
 
+def test_an_address_without_an_image_s_name_is_told_of(tmp_path) -> None:
+    config = builder.ImageConfig(repository="europe-west4-docker.pkg.dev/my-project/mlapp")
+    with pytest.raises(UserError, match=r"write REGION-docker\.pkg\.dev/PROJECT/REPOSITORY/IMAGE"):
+        builder.run(config, tmp_path)
+
+
 def test_the_stage_of_a_composer_environment_finds_its_files(tmp_path: Path) -> None:
     """Given a DAGs folder with mlapp and what stands beside it, the tag is that of the repository."""
     Context.read("cpu").write(tmp_path / "dags")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def root(tmp_path: Path) -> Path:
         "mlapp/dl/net.py": "WIDTH = 1\n",
         "mlapp/presets/quick.yaml": "training: {epochs: 1}\n",
         "mlapp/__pycache__/net.cpython-311.pyc": "compiled",
-        "mlapp/.net.py.swp": "an editor's",
+        "mlapp/.net.py": "an editor's",
+        "mlapp/DEPLOYED": "dags/mlapp/__init__.py",
         "tests/test_net.py": "",
         **dict.fromkeys(BESIDE_THE_PACKAGE, "FROM python\n"),
     }.items():
@@ -86,6 +88,12 @@ def test_the_project_itself_is_a_context() -> None:
     assert {"mlapp/dl/dnn_trainer.py", "mlapp/presets/smoke.yaml", "Dockerfile.training"} <= set(files)
     assert {"/" not in name or name.startswith("mlapp/") for name in files} == {True}
     assert PACKAGE.parent == ROOT
+
+
+def test_no_file_of_the_package_is_left_out() -> None:
+    """Given a file of another kind, `KINDS` must name it, or a stage would lack it in the image alone."""
+    listed = subprocess.run(["git", "ls-files", PACKAGE.name], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(listed.stdout.split()) <= set(Context.read("cpu").files)
 
 
 def test_dockerignore_lets_in_what_the_context_holds() -> None:
