@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mlapp.section import Section
 
@@ -78,6 +78,13 @@ class Placement(Section):
         "`@region` for one region; what is not listed is not estimated",
     )
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of the prices")
+
+    @field_validator("places")
+    @classmethod
+    def _local_is_last(cls, places: tuple[Place | str, ...]) -> tuple[Place | str, ...]:
+        if "local" in places[:-1]:
+            raise ValueError("the worker itself always has room: give `local` last, or not at all")
+        return places
 
 
 class Images(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -23,19 +24,25 @@ class SummaryConfig(Section):
         None, description="when the run began (ISO 8601, UTC unless it says): older results are told as reused"
     )
     run: str = Field("run", description="name of the run")
+    placed: str | None = Field(
+        None, description="folder of what the run's jobs in the cloud were and cost, if there were any"
+    )
 
 
 @stage("summarise", area="experiments", cached=False)
 def run(config: SummaryConfig, workdir: Path) -> Outcome:
     """Write the run's table as text and as JSON."""
     results = [result for result in map(StageResult.load, config.results) if _has_something_to_tell(result)]
-    text = table(results, _started(config.started), config.run)
+    jobs = placed(config.placed) if config.placed else []
+    text = table(results, _started(config.started), config.run) + told(jobs)
     storage.write_text(workdir / "summary.txt", text)
     content = [
         result.model_dump(mode="json", include={"stage", "headline", "timings", "metrics"}) | {"uri": result.uri}
         for result in results
     ]
-    storage.write_text(workdir / "summary.json", json.dumps({"run": config.run, "stages": content}, indent=2))
+    storage.write_text(
+        workdir / "summary.json", json.dumps({"run": config.run, "stages": content, "jobs": jobs}, indent=2)
+    )
     print(f"\n{text}", flush=True)
     names = ("summary.txt", "summary.json")
     return Outcome(artifacts={name: workdir / name for name in names}, headline=f"{len(results)} stages")
@@ -71,6 +78,27 @@ def table(results: list[StageResult], started: datetime | None, run: str) -> str
             told.append(f"bundle      {promoted.artifact('manifest').parent}")
             told.append(f"model card  {promoted.artifact('model_card')}")
     return "\n".join(told) + "\n"
+
+
+def placed(folder: str) -> list[dict[str, Any]]:
+    """What is kept of each of the run's jobs in the cloud, in the order in which they were submitted."""
+    place = storage.at(folder)
+    files = sorted(place.iterdir(), key=lambda path: str(path.name)) if place.exists() else []
+    return [json.loads(path.read_text(encoding="utf-8")) for path in files if path.suffix == ".json"]
+
+
+def told(jobs: list[dict[str, Any]]) -> str:
+    """A line on what the jobs cost, and one for each that did not do."""
+    if not jobs:
+        return ""
+    priced = [job for job in jobs if job["cost"] is not None]
+    known = f"{sum(job['cost'] for job in priced):.2f} {jobs[0]['currency']} by the listed prices"
+    rest = f", {len(jobs) - len(priced)} of them not priced" if priced and len(priced) < len(jobs) else ""
+    lines = [f"cloud       {len(jobs)} jobs: {known if priced else 'no prices are listed'}{rest}"]
+    lines += [
+        f"            {job['task']} at {job['place']}: {job['outcome']}" for job in jobs if job["outcome"] != "ran"
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _has_something_to_tell(result: StageResult) -> bool:

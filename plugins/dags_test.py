@@ -91,7 +91,9 @@ def run(dag_id: str, conf: str) -> int:
     from airflow.__main__ import main as airflow
     from airflow.sdk.exceptions import ParamValidationError
     from airflow.sdk.execution_time import supervisor
+    from stage_operator import StageOperator
 
+    StageOperator.may_defer = False  # so that Ctrl-C comes to the task, which cancels its job
     progress = Progress(supervisor.run_task_in_process)
     supervisor.run_task_in_process = progress
     sys.argv = ["airflow", "dags", "test", dag_id, "--conf", conf]

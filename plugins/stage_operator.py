@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
@@ -43,6 +43,8 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
     :param image: the container image of such a job, or the URI of the image step's result; else ``placement.image``
     :param deferrable: whether the worker is free for others while the job runs
     """
+
+    may_defer: ClassVar[bool] = True  # False where Airflow has no triggerer, as under `dags_test`
 
     template_fields = ("arguments", "config", "overrides", "item", "runner", "image")
     template_fields_renderers = {"arguments": "json"}  # noqa: RUF012
@@ -106,7 +108,7 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
         try:
             with placed(self, context, self._command()) as ladder:
                 step = first(ladder)
-                while isinstance(step, Waiting) and not self.deferrable and not self.killed:
+                while isinstance(step, Waiting) and not (self.deferrable and self.may_defer) and not self.killed:
                     self._pause(ladder.settings.poll_seconds)
                     step = ladder.look(step)
                 if self.killed:

@@ -51,7 +51,7 @@ def explain(
             f"no valid Google Cloud credentials ({told}): gcloud auth application-default login, "
             f"or give Airflow's connection {CONNECTION} a key"
         )
-    if isinstance(error, exceptions.ServiceUnavailable) and re.search(r"DNS|name resolution|resolve", told):
+    if isinstance(error, exceptions.ServiceUnavailable) and re.search(r"DNS|resolv|resolution|name not found", told):
         region = f" of the region {place.region}" if place else ""
         return UserError(
             f"the address{region} cannot be found ({told}): gcloud compute regions list "

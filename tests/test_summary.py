@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import planted
@@ -42,6 +43,23 @@ def test_results_older_than_the_run_are_told_as_reused(tmp_path: Path, results: 
     assert "stages took 0 s" in text
     assert "reused" not in summarise(tmp_path, results, started="2026-08-26T11:59:59+00:00")
     assert summarise(tmp_path, results, started="2026-08-26T12:00:01").count("reused") == 5  # no zone means UTC
+
+
+def test_jobs_in_the_cloud_are_told_with_their_cost_and_those_that_did_not_do(
+    tmp_path: Path, results: list[StageResult]
+) -> None:
+    folder = tmp_path / "placed"
+    job = {"task": "train", "place": "europe-west4 spot", "outcome": "ran", "cost": 0.25, "currency": "USD"}
+    told = [job | {"outcome": "no machine to be had", "cost": 0.0}, job, job | {"cost": None}]
+    assert "cloud" not in summarise(tmp_path, results, placed=str(folder))
+    folder.mkdir()
+    for number, content in enumerate(told):
+        (folder / f"2026-{number}.json").write_text(json.dumps(content))
+    lines = summarise(tmp_path, results, placed=str(folder)).splitlines()
+    assert lines[-2:] == [
+        "cloud       3 jobs: 0.25 USD by the listed prices, 1 of them not priced",
+        "            train at europe-west4 spot: no machine to be had",
+    ]
 
 
 def test_a_time_that_is_none_is_told(tmp_path: Path, results: list[StageResult]) -> None:

@@ -57,6 +57,7 @@ def write(
             verdict=verdict,
             chosen=chosen,
             stages=[stage for stage in stages if stage.timings],
+            hops=[(stage, hop) for stage in stages for hop in stage.hops],
             models=_compared(verdict, chosen, candidates),
             candidates=candidates,
             pictures=pictures,

@@ -60,6 +60,12 @@ def test_success_hands_on_the_uri_that_the_stage_left(vertex, config, deferrable
     assert (vertex.creates, vertex.states()) == (1, ["SUCCEEDED"])
 
 
+def test_where_nothing_may_be_deferred_the_task_waits_itself(vertex, config, monkeypatch):
+    stage, _ = case.operator(config(), deferrable=True)
+    monkeypatch.setattr(type(stage), "may_defer", False)
+    assert stage.execute(case.context()) == stub.URI
+
+
 def test_only_a_providers_trigger_is_waited_with(vertex, config):
     stage, _ = case.operator(config(poll_seconds=30), deferrable=True)
     with pytest.raises(TaskDeferred) as deferred:

@@ -19,7 +19,7 @@ from mlapp.errors import UserError
 from mlapp.registry import promoter
 from mlapp.registry.bundle import verify
 from mlapp.registry.pointer import Pointer
-from mlapp.result import StageResult
+from mlapp.result import Hop, StageResult
 from mlapp.vetting.scorer import score
 
 BUNDLE = {
@@ -112,6 +112,26 @@ def test_the_cost_of_a_model_whose_maker_is_not_known_is_left_open(
     card = promoted.artifact("model_card").read_text(encoding="utf-8")
     assert next(line for line in card.splitlines() if line.startswith("| **this model**")).endswith("| – |")
     assert "boosted trees" not in card
+
+
+def test_the_card_tells_where_a_stage_ran_only_if_it_was_placed_somewhere(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, vetted: chain.Chain
+) -> None:
+    quiet = promoter.run(chain.promote_config(tmp_path, planted_data, vetted), tmp_path / "quiet")
+    assert "Where it ran" not in quiet.artifact("model_card").read_text(encoding="utf-8")
+    hops = [Hop(place="europe-west4 spot", outcome="no quota: <b>a|b</b>"), Hop(place="europe-west1", outcome="ran")]
+    folder = tmp_path / "placed"
+    shutil.copytree(planted_teacher.folder, folder)
+    placed = planted_teacher.model_copy(update={"hops": hops, "folder": str(folder)})
+    storage.write_text(folder / "result.json", placed.model_dump_json())
+    config = chain.promote_config(tmp_path, planted_data, vetted)
+    config = config.model_copy(update={"results": (placed.uri,), "registry": str(tmp_path / "another")})
+    promoted = promoter.run(config, tmp_path / "promote")
+    card = promoted.artifact("model_card").read_text(encoding="utf-8")
+    page = (promoted.artifact("model_card").parent / "model_card.html").read_text(encoding="utf-8")
+    assert "| europe-west4 spot | no quota: <b>a\\|b</b> |" in card
+    assert "| europe-west1 | ran |" in card
+    assert "<td>europe-west4 spot</td><td>no quota: &lt;b&gt;a|b&lt;/b&gt;</td>" in page
 
 
 def test_names_from_the_data_are_escaped_on_the_page(

@@ -1,0 +1,39 @@
+"""
+### Cancels Vertex AI jobs that no task waits for any more
+
+A task that waits for its job frees its worker meanwhile (it is deferred). If somebody marks such a task as failed or
+done, or deletes its run, Airflow tells nobody who could cancel the job, and the job goes on and costs. Every quarter of
+an hour this DAG asks Vertex AI for the active jobs of this Airflow, in all the regions that the settings name, asks
+Airflow for the state of each job's task, and cancels those whose task is over or gone (**reap**). The job of a task
+that runs, waits, or is about to be tried again is left alone; so are the jobs of any other Airflow.
+
+It is switched off until you switch it on; where all stages run on the worker there is nothing to do.
+
+**Settings:** `cloud.project`, and `placement.places` for the regions: by `MLAPP_DEPLOYMENT`, or from the form.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import dag, task
+from stage_wiring import COMMON, MINUTES
+from trigger_form import trigger_form
+from vertex_orphans import reap
+
+
+@dag(
+    dag_id="vertex_reaper",
+    doc_md=__doc__,
+    # As long as an orphan may go on: a quarter of an hour of one machine.
+    schedule=timedelta(minutes=15),
+    is_paused_upon_creation=True,
+    dagrun_timeout=MINUTES,
+    params=trigger_form("cloud", "placement"),
+    tags=["maintenance"],
+    **COMMON,
+)
+def reaper() -> None:
+    """Reap."""
+    task(task_id="reap")(reap)("{{ params | tojson }}")
+
+
+reaper()

@@ -1,0 +1,91 @@
+"""The reaper: a deferred task that is killed leaves its job, which must not go on; no other job may be touched."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import vertex_case as case
+import vertex_orphans
+from airflow.sdk.exceptions import TaskDeferred
+
+pytest_plugins = "loopback.fixtures"
+
+
+class Airflow:
+    """The states of task instances, as a task may ask for them (a mapped one under its name and index)."""
+
+    def __init__(self, states, run="running"):
+        self.states, self.run = states, run
+
+    def get_task_states(self, *, dag_id, task_ids, run_ids, map_index):
+        (task_id,), (run_id,) = task_ids, run_ids
+        name = task_id if map_index == -1 else f"{task_id}_{map_index}"
+        return {run_id: {name: self.states[name]}} if name in self.states else {}
+
+    def get_dagrun_state(self, *, dag_id, run_id):
+        return self.run
+
+
+@pytest.fixture
+def vertex(monkeypatch):
+    with case.vertex(monkeypatch) as service:
+        yield service
+
+
+@pytest.fixture
+def reap(monkeypatch):
+    """A function that reaps in an Airflow where tasks have these states; gives the names of cancelled jobs."""
+
+    def reap(states, **given):
+        told = {"ti": Airflow(states, **given)}
+        monkeypatch.setattr(vertex_orphans, "get_current_context", lambda: told)
+        places = [case.FIRST, case.SECOND, "local"]
+        return vertex_orphans.reap(json.dumps({"cloud.project": "p-one-1", "placement.places": places}))
+
+    return reap
+
+
+def defer(request, **task):
+    stage, _ = case.operator(case.settings(f"gs://models/{request.node.name}"), deferrable=True)
+    with pytest.raises(TaskDeferred):
+        stage.execute(case.context(**task))
+
+
+@pytest.mark.parametrize("state", ["running", "deferred", "queued", "scheduled", "up_for_retry", "restarting", None])
+def test_a_job_that_a_task_waits_for_is_left_alone(vertex, cloud, request, reap, state):
+    defer(request)
+    assert reap({"train": state}) == []
+    assert vertex.states() == ["QUEUED"]
+
+
+@pytest.mark.parametrize("states", [{}, *({"train": state} for state in sorted(vertex_orphans.FINISHED))])
+def test_a_job_whose_task_was_killed_while_it_was_deferred_is_cancelled(vertex, cloud, request, reap, states):
+    defer(request)
+    assert reap(states) == list(vertex.jobs)
+    vertex.finish()
+    assert (vertex.creates, vertex.states()) == (1, ["CANCELLED"])
+
+
+def test_a_task_that_will_never_be_scheduled_waits_for_nothing(vertex, cloud, request, reap):
+    defer(request)
+    assert reap({"train": None}, run="failed") == list(vertex.jobs)
+
+
+def test_of_mapped_tasks_each_is_asked_for_itself(vertex, cloud, request, reap):
+    defer(request, map_index=0)
+    defer(request, map_index=1)
+    first, second = vertex.jobs
+    assert reap({"train_0": "failed", "train_1": "deferred"}) == [first]
+    assert vertex.jobs[second].state.name == "JOB_STATE_QUEUED"
+
+
+def test_jobs_of_another_airflow_are_left_alone(vertex, cloud, request, reap, monkeypatch):
+    defer(request)
+    monkeypatch.setenv("COMPOSER_ENVIRONMENT", "another")
+    assert reap({}) == []
+    assert vertex.states() == ["QUEUED"]
+
+
+def test_without_places_there_is_nothing_to_look_for(vertex):
+    assert vertex_orphans.reap("{}") == []
