@@ -107,9 +107,9 @@ class Versions:
 
     def _wait(self, begun: Any) -> Any:
         from google.api_core.exceptions import GoogleAPICallError
-        from google.api_core.retry import Retry
+        from google.api_core.future.polling import DEFAULT_POLLING
 
-        polling = Retry(initial=0.2, maximum=10.0, multiplier=1.5, timeout=self._minutes * 60)
+        polling = DEFAULT_POLLING.with_delay(initial=0.2, maximum=10.0).with_timeout(self._minutes * 60)
         try:
             with self._service.explained():
                 return begun.result(polling=polling)
