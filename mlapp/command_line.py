@@ -64,10 +64,12 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
 
 def tracked(stage: Stage[Any], arguments: argparse.Namespace) -> StageResult:
     """Run the stage with the trackers that its settings ask for listening."""
-    settings = settle(stage, arguments)
+    with storage.explained():
+        settings = settle(stage, arguments)
     with tracked_by(*installed.of_run(settings, stage.name)):
         try:
-            config, workdir = prepare(stage, arguments, settings)
+            with storage.explained():
+                config, workdir = prepare(stage, arguments, settings)
             with tracked_by(*installed.of_stage(settings, workdir)):
                 return stage.run_resolved(config, workdir, force=arguments.force)
         except UserError as error:
@@ -134,9 +136,9 @@ def build_parser(stage: Stage[Any]) -> argparse.ArgumentParser:
 def _resolved(arguments: argparse.Namespace, overrides: dict[str, Any]) -> Config:
     path = storage.at(arguments.config)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(storage.read_text(path))
     except FileNotFoundError as error:
-        raise UserError(f"no configuration at {path}: give the URI of a resolved config.json") from error
+        raise storage.missing(path, f"no configuration at {path}: give the URI of a resolved config.json") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     merged = configuration.merge(content, overrides)

@@ -91,11 +91,18 @@ class StageResult(Record):
         """Read a result by the URI of its `result.json` (or of the folder that holds it)."""
         path = storage.at(uri)
         path = path if path.name.endswith(".json") else path / RESULT
+        if found := cls.find(path):
+            return found
+        raise storage.missing(path, f"no result at {path}: run the stage that makes it first")
+
+    @classmethod
+    def find(cls, path: UPath) -> StageResult | None:
+        """The result in this `result.json`, if there is one."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(storage.read_text(path))
             return cls.model_validate({**content, "folder": str(path.parent)})
-        except FileNotFoundError as error:
-            raise UserError(f"no result at {path}: run the stage that makes it first") from error
+        except FileNotFoundError:
+            return None
         except (ValueError, ValidationError, TypeError) as error:
             raise UserError(f"{path} is not a stage result: delete its folder and run that stage again") from error
 
@@ -114,7 +121,7 @@ class StageResult(Record):
 
     def local(self, name: str) -> Path:
         """A local path of the artifact, fetched where it is remote."""
-        return storage.fetch(self.artifact(name))
+        return storage.fetch(self.artifact(name), self.artifacts[name].sha256)
 
     def digest(self) -> str:
         """Hash of what this result stands for, whenever and wherever it was computed."""
@@ -125,10 +132,11 @@ class StageResult(Record):
         """What is wrong with the artifacts on disk (the first missing or altered file); None when all are whole."""
         for name, artifact in self.artifacts.items():
             path = self._locate(artifact)
-            if not path.exists():
-                return f"{name} is missing ({path})"
-            if path.stat().st_size != artifact.bytes or storage.sha256(path) != artifact.sha256:
-                return f"{name} was altered ({path})"
+            match storage.damage(path, artifact.bytes, artifact.sha256):
+                case "missing":
+                    return f"{name} is missing ({path})"
+                case "altered":
+                    return f"{name} was altered ({path})"
         return None
 
     def _locate(self, artifact: Artifact) -> UPath:
@@ -141,6 +149,7 @@ def input_digest(uri: str) -> str:
     path = storage.at(uri)
     if path.name == RESULT or not path.suffix:
         return StageResult.load(uri).digest()
-    if not path.exists():
-        raise UserError(f"no input at {path}: give the URI of an existing file")
-    return storage.sha256(path)
+    try:
+        return storage.sha256(path)
+    except FileNotFoundError as error:
+        raise storage.missing(path, f"no input at {path}: give the URI of an existing file") from error

@@ -24,11 +24,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
-from mlapp import cluster, storage, tracking
+from mlapp import cluster, storage, tracking, workspaces
 from mlapp.code_version import code_version
 from mlapp.errors import Dismissed, UserError
 from mlapp.result import RESULT, Artifact, Hop, Input, Outcome, StageResult, input_digest
 from mlapp.section import Section
+from mlapp.workspaces import Workspace
 
 C = TypeVar("C", bound=Section)
 log = logging.getLogger("mlapp")
@@ -57,20 +58,16 @@ class Stage(Generic[C]):
         folder = storage.at(workdir)
         crew = cluster.read() if "devices" in self.config.model_fields else None
         key = self.key(config)
-        try:
+        with storage.explained():
             if crew and not crew.is_chief:
                 return self._assist(config, workdir, key, force)
-            with storage.workspace(folder) as local, _lock(local):
+            with workspaces.workspace(folder) as place, _lock(place.local):
                 done = None if force or not self.cached else self.done(config, workdir, key)
                 if done is not None:
                     log.info("%s: nothing to do, valid result of %s at %s", self.name, done.finished, done.uri)
                     tracking.reused(done)
                     return done
-                return self._compute(config, key, local, folder)
-        except OSError as error:
-            if told := storage.explain(error):
-                raise told from error
-            raise
+                return self._compute(config, key, place)
 
     @property
     def module(self) -> str:
@@ -99,15 +96,12 @@ class Stage(Generic[C]):
 
     def done(self, config: C, workdir: str | os.PathLike[str], key: str | None = None) -> StageResult | None:
         """The valid result that already stands in ``workdir``, if any: same key, every artifact whole."""
-        path = storage.at(workdir) / RESULT
-        if not path.exists():
-            return None
         try:
-            result = StageResult.load(str(path))
+            result = StageResult.find(storage.at(workdir) / RESULT)
         except UserError as error:
             log.warning("%s: computing again, %s", self.name, error)
             return None
-        if result.key != (key or self.key(config)):
+        if result is None or result.key != (key or self.key(config)):
             return None
         if damage := result.damage():
             log.warning("%s: computing again, %s", self.name, damage)
@@ -132,9 +126,11 @@ class Stage(Generic[C]):
             self.body(config, Path(scratch))
         raise Dismissed("done, the chief writes the result")
 
-    def _compute(self, config: C, key: str, local: Path, folder: Any) -> StageResult:
-        (local / RESULT).unlink(missing_ok=True)
+    def _compute(self, config: C, key: str, place: Workspace) -> StageResult:
+        local, folder = place.local, place.workdir
+        storage.remove(folder / RESULT)
         storage.remove_drafts(local)
+        place.resume()
         tracking.began(self.name, key, config.model_dump(mode="json"))
         wall, cpu = time.perf_counter(), _cpu_seconds()
         try:
@@ -161,6 +157,7 @@ class Stage(Generic[C]):
             folder=str(folder),
         )
         storage.write_text(folder / RESULT, result.model_dump_json(indent=2) + "\n")
+        place.forget()
         tracking.ended(result)
         return result
 
@@ -205,7 +202,7 @@ def _artifact(path: Any, local: Path, folder: Any) -> Artifact:
     inside = storage.is_local(place) and Path(place.path).is_relative_to(local.absolute())
     relative = str(Path(place.path).relative_to(local.absolute())) if inside else str(place)
     if inside and not storage.is_local(folder):
-        (folder / relative).fs.put_file(place.path, (folder / relative).path)
+        storage.put(Path(place.path), folder / relative)
     return Artifact(uri=relative, sha256=storage.sha256(place), bytes=place.stat().st_size)
 
 

@@ -1,4 +1,8 @@
-"""Files by URI: local paths and gs:// behind one interface, whole or not there at all."""
+"""Files by URI: local paths and gs:// behind one interface, whole or not there at all.
+
+What is written to Cloud Storage carries its SHA-256 as metadata. An object's content never changes within a
+generation, and another generation has other metadata: so the hash can be had again without reading the file.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +13,35 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from upath import UPath
 
+from mlapp import gcs
 from mlapp.errors import UserError
 
 CHUNK = 1 << 20
 DRAFT = ".draft"
+NOTED = "sha256"
 
 
 def at(uri: str | os.PathLike[str]) -> UPath:
     """The path behind a URI; a local one is made absolute, so that it means the same in every process."""
     path = UPath(uri)
-    return UPath(os.path.abspath(path.path)) if is_local(path) else path
+    if is_local(path):
+        return UPath(os.path.abspath(path.path))
+    return UPath(uri, **gcs.options()) if in_gcs(path) and not path.storage_options else path
 
 
 def is_local(path: UPath) -> bool:
     """Whether the path is on this machine's own file system."""
     return path.protocol in ("", "file", "local")
+
+
+def in_gcs(path: UPath) -> bool:
+    """Whether the path is in Cloud Storage."""
+    return path.protocol in gcs.PROTOCOLS
 
 
 def sha256(path: UPath | Path) -> str:
@@ -38,6 +51,17 @@ def sha256(path: UPath | Path) -> str:
         while block := stream.read(CHUNK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def damage(path: UPath, size: int, digest: str) -> str | None:
+    """How a file differs from one of this size and SHA-256: missing, altered, or not at all."""
+    try:
+        found = path.fs.info(path.path)
+    except FileNotFoundError:
+        return "missing"
+    noted = found.get("metadata", {}).get(NOTED) if in_gcs(path) else None
+    whole = found["size"] == size and (noted or sha256(path)) == digest
+    return None if whole else "altered"
 
 
 @contextmanager
@@ -54,7 +78,7 @@ def atomic_file(path: UPath | Path) -> Iterator[Path]:
     try:
         yield draft
         if remote:
-            path.fs.put_file(str(draft), path.path)
+            put(draft, path)
         else:
             with draft.open("rb") as stream:
                 os.fsync(stream.fileno())
@@ -83,13 +107,68 @@ def write_text(path: UPath | Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def fetch(path: UPath) -> Path:
-    """A local path with the content of ``path``: itself where it is local, else a copy kept for this process."""
+def put(source: Path, target: UPath) -> None:
+    """Upload a file with its hash; it appears whole, after the store's own checksum has been compared."""
+    more = {"metadata": {NOTED: sha256(source)}, "consistency": "md5"} if in_gcs(target) else {}
+    target.fs.put_file(str(source), target.path, **more)
+
+
+def copy(source: UPath, target: UPath) -> None:
+    """Copy a file; within one store it does not pass through this machine."""
+    if source.protocol == target.protocol and not is_local(source):
+        target.fs.cp_file(source.path, target.path)
+    else:
+        with atomic_file(target) as draft:
+            shutil.copyfile(fetch(source), draft)
+
+
+def remove(path: UPath) -> None:
+    """Remove a file, if it is there."""
+    with suppress(FileNotFoundError):
+        path.fs.rm_file(path.path)
+
+
+def read_text(path: UPath) -> str:
+    """The text of a file, in UTF-8, in one request."""
+    return str(path.fs.cat_file(path.path).decode("utf-8"))
+
+
+def read_version(path: UPath) -> tuple[str | None, int]:
+    """The text of a small file, and its version for `replace`; None and 0 where there is none."""
+    if in_gcs(path):
+        return gcs.read(path)
+    return (read_text(path) if path.exists() else None), 0
+
+
+def replace(path: UPath, text: str, version: int) -> bool:
+    """Write a small file if it still is of ``version``; whether it was written.
+
+    Outside Cloud Storage versions are not told apart: there a lock must keep others away.
+    """
+    if in_gcs(path):
+        return gcs.replace(path, text, version)
+    write_text(path, text)
+    return True
+
+
+def fetch(path: UPath, digest: str | None = None) -> Path:
+    """A local path with the content of ``path``: itself where it is local, else a copy kept for this process.
+
+    The same content is copied once. A `UserError` if it has another SHA-256 than ``digest``, where that is known.
+    """
     if is_local(path):
         return Path(path.path)
-    copy = Path(tempfile.mkdtemp(dir=_fetched().name), path.name)
-    path.fs.get_file(path.path, str(copy))
-    return copy
+    version = (str(path), digest or path.fs.ukey(path.path))
+    if version not in _copies:
+        copied = Path(tempfile.mkdtemp(dir=_fetched().name), path.name)
+        path.fs.get_file(path.path, str(copied))
+        if digest and sha256(copied) != digest:
+            raise UserError(f"{path} was altered: run the stage that makes it again")
+        _copies[version] = copied
+    return _copies[version]
+
+
+_copies: dict[tuple[str, str], Path] = {}
 
 
 @functools.cache
@@ -98,27 +177,30 @@ def _fetched() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="mlapp-fetch-")
 
 
+def missing(path: UPath, otherwise: str) -> UserError:
+    """What to say of a file that is not there: that its bucket is not, else ``otherwise``."""
+    if in_gcs(path) and not gcs.has_bucket(path):
+        return gcs.missing_bucket(path.path.partition("/")[0])
+    return UserError(otherwise)
+
+
 @contextmanager
-def workspace(workdir: UPath) -> Iterator[Path]:
-    """A local folder to work in: ``workdir`` itself where it is local, else a scratch folder removed afterwards."""
-    if is_local(workdir):
-        folder = Path(workdir.path)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise UserError(f"cannot make the work directory {folder} ({reason}): give another --workdir") from error
-        yield folder
-    else:
-        folder = Path(tempfile.mkdtemp(prefix="mlapp-work-"))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder)
+def explained() -> Iterator[None]:
+    """Turn every error of a file or a store that a user can mend into a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        if told := explain(error):
+            raise told from error
+        raise
 
 
-def explain(error: OSError) -> UserError | None:
-    """The one line for a disk that is full or not writable; None for an error that no user can mend."""
+def explain(error: Exception) -> UserError | None:
+    """The one line for a disk that is full or not writable, or a store that refuses; None for what no user can mend."""
+    if told := gcs.explain(error):
+        return told
+    if not isinstance(error, OSError):
+        return None
     where = error.filename or "the work directory"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"no space left for {where}: free some disk space, or give another --workdir, and run again")

@@ -72,12 +72,6 @@ def test_fetch_gives_a_local_path(folder):
     assert (local.name, local.read_text()) == ("a.txt", "x")
 
 
-def test_a_workspace_is_the_folder_itself_or_a_scratch_one_that_goes(folder):
-    with storage.workspace(folder / "work") as local:
-        (local / "a").touch()
-    assert local.exists() == storage.is_local(folder)
-
-
 @pytest.mark.parametrize(
     ("number", "told"),
     [

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlapp import storage
+from mlapp import storage, workspaces
 from mlapp.dl import workers
 from mlapp.dl.backend import tf
 from mlapp.dl.devices import current
@@ -84,6 +84,7 @@ class Checkpoints:
                 shutil.rmtree(left)
             elif left.name != STATE and left.name.split(".")[0] not in kept:
                 left.unlink()
+        workspaces.keep(self.folder)
 
     def load_best(self, progress: Progress) -> None:
         """Put the best epoch's weights into the model."""

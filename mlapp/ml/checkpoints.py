@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlapp import storage
+from mlapp import storage, workspaces
 
 log = logging.getLogger("mlapp")
 Record = dict[str, float]
@@ -50,6 +50,7 @@ class Checkpoints:
         for path in self.folder.glob("*.ubj"):
             if path.name != name:
                 path.unlink()
+        workspaces.keep(self.folder)
 
 
 def _name(rounds: str, content: bytes) -> str:

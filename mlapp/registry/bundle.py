@@ -55,7 +55,7 @@ class Manifest(Record):
     def load(cls, path: UPath | Path) -> Manifest:
         """Read a manifest; a `UserError` if it is missing or is none."""
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return cls.model_validate_json(storage.read_text(storage.at(path)))
         except FileNotFoundError as error:
             raise UserError(f"bundle {path.parent} has no manifest: restore the bundle, or remove it") from error
         except (ValidationError, UnicodeDecodeError) as error:
@@ -90,7 +90,7 @@ def install(draft: Path, manifest: Manifest, parent: UPath) -> UPath:
         os.replace(draft, place.path)
     else:
         for name in (*manifest.files, MANIFEST):
-            place.fs.put_file(str(draft / name), (place / name).path)
+            storage.put(draft / name, place / name)
     return place
 
 

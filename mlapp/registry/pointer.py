@@ -20,10 +20,11 @@ BUNDLE_ID = re.compile(r"[0-9a-f]{12}")
 
 
 class Pointer:
-    """The champion of one model name in a registry folder, local or remote.
+    """The champion of one model name in a registry folder, local or in Cloud Storage.
 
-    Processes of one machine exclude each other by a lock file; in a remote folder two that promote within the same
-    moment are not told apart (that takes a precondition of the store's own).
+    The pointer is the truth, the history tells how it came there. On a disk a lock file keeps other processes away. In
+    Cloud Storage each of the two objects is written only if it is still of the generation that was read: of several
+    that promote at once one wins, and none loses another's line of the history.
     """
 
     def __init__(self, registry: str, name: str) -> None:
@@ -31,16 +32,7 @@ class Pointer:
 
     def read(self) -> str | None:
         """The id of the champion's bundle, or None before the first promotion; a `UserError` if it names no bundle."""
-        path = self.folder / POINTER
-        if not path.exists():
-            return None
-        try:
-            bundle = str(path.read_text(encoding="utf-8")).strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {path} ({error}): write the champion's bundle id into it") from error
-        if not BUNDLE_ID.fullmatch(bundle):
-            raise UserError(f"{path} names no bundle, but {bundle[:40]!r}: write the champion's bundle id into it")
-        return bundle
+        return self._read()[0]
 
     def swap(self, expected: str | None, new: str, entry: dict[str, Any]) -> None:
         """Point at ``new`` if the pointer still is at ``expected``, and append ``entry`` to the history.
@@ -48,12 +40,12 @@ class Pointer:
         A `UserError` says so if it moved meanwhile; then nothing is changed.
         """
         with self._locked():
-            if (present := self.read()) != expected:
+            present, version = self._read()
+            if present != expected or not storage.replace(self.folder / POINTER, f"{new}\n", version):
                 raise UserError(
-                    f"the champion changed meanwhile (from {expected} to {present}): run the DAG again, so that the "
-                    "challenger is vetted against the present one"
+                    f"the champion changed meanwhile (from {expected} to {self.read()}): run the DAG again, so that "
+                    "the challenger is vetted against the present one"
                 )
-            storage.write_text(self.folder / POINTER, f"{new}\n")
             self._append(new, expected, entry)
 
     def remember(self, champion: str, before: str | None, entry: dict[str, Any]) -> None:
@@ -64,16 +56,37 @@ class Pointer:
 
     def history(self) -> list[dict[str, Any]]:
         """All moves of the pointer, the oldest first."""
-        path = self.folder / HISTORY
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return self._moves()[0]
+
+    def _read(self) -> tuple[str | None, int]:
+        """The champion's bundle id, and the version of the file that names it."""
+        path = self.folder / POINTER
         try:
-            return [json.loads(line) for line in lines]
+            text, version = storage.read_version(path)
+        except (OSError, UnicodeDecodeError) as error:
+            told = f"cannot read {path} ({error}): write the champion's bundle id into it"
+            raise storage.explain(error) or UserError(told) from error
+        bundle = None if text is None else text.strip()
+        if bundle is not None and not BUNDLE_ID.fullmatch(bundle):
+            raise UserError(f"{path} names no bundle, but {bundle[:40]!r}: write the champion's bundle id into it")
+        return bundle, version
+
+    def _moves(self) -> tuple[list[dict[str, Any]], int]:
+        path = self.folder / HISTORY
+        text, version = storage.read_version(path)
+        try:
+            return [json.loads(line) for line in (text or "").splitlines()], version
         except ValueError as error:
             raise UserError(f"{path} is not a history of promotions: restore it from a copy") from error
 
     def _append(self, champion: str, before: str | None, entry: dict[str, Any]) -> None:
-        moves = [*self.history(), {"champion": champion, "before": before, **entry}]
-        storage.write_text(self.folder / HISTORY, "".join(f"{json.dumps(move)}\n" for move in moves))
+        """Add a move; again on top of what another process added meanwhile."""
+        written = False
+        while not written:
+            moves, version = self._moves()
+            lines = [*moves, {"champion": champion, "before": before, **entry}]
+            text = "".join(f"{json.dumps(line)}\n" for line in lines)
+            written = storage.replace(self.folder / HISTORY, text, version)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

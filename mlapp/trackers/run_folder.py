@@ -66,10 +66,9 @@ class RunFolder(Tracker):
             if source.parent == self.folder:  # the summary is there already
                 continue
             if source.suffix in READABLE and artifact.bytes <= LARGEST_COPY and name != "model":
-                with storage.atomic_file(self._place / f"{name}{source.suffix}") as draft:
-                    draft.write_bytes(source.read_bytes())
+                storage.copy(source, self._place / f"{name}{source.suffix}")
         if "history" in result.artifacts:
-            storage.write_text(self._place / HISTORY, history_table(json.loads(result.artifact("history").read_text())))
+            storage.write_text(self._place / HISTORY, history_table(json.loads(result.local("history").read_text())))
 
     def _note(self, state: State, **told: Any) -> None:
         self._record = self._record.model_copy(update={"state": state, **told})

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from mlapp import storage
+from mlapp import storage, workspaces
 from mlapp.result import Record
 from mlapp.section import Section
 
@@ -95,6 +95,7 @@ class Trials:
         """Remember what is known of a trial now."""
         self._trials[trial.number] = trial
         storage.write_text(self.folder / f"trial-{trial.number:04d}.json", trial.model_dump_json(indent=2))
+        workspaces.keep(self.folder, "trial-*.json")
         return trial
 
     def forget(self) -> None:

@@ -1,0 +1,126 @@
+"""What only Cloud Storage has: its credentials, writes that depend on a generation, and its errors told in one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import uuid
+from typing import Any
+
+from upath import UPath
+
+from mlapp.errors import UserError
+
+PROTOCOLS = ("gs", "gcs")
+EMULATOR = "STORAGE_EMULATOR_HOST"
+LOGIN = "run `gcloud auth application-default login`"
+CONNECT_S, SILENCE_S, PATIENCE_S = 10.0, 60.0, 30.0
+UNREACHABLE = {"ClientConnectionError", "ServerTimeoutError", "ConnectionError", "FSTimeoutError"}
+BUCKET = re.compile(r"\bb/([^/?\s]+)")
+BUCKET_ITSELF = re.compile(r"\bb/([^/?\s]+)/o(?!/)")  # a listing or an upload, not the download of an object
+ACCOUNT = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
+PERMISSION = re.compile(r"storage\.[a-zA-Z.]+")
+
+
+def options() -> dict[str, Any]:
+    """How gcsfs is to be used: Application Default Credentials alone, no listings that go stale, no endless waits."""
+    # To find out that this is no machine of Google's takes at most seven seconds then, not twelve.
+    os.environ.setdefault("GCE_METADATA_DETECT_RETRIES", "2")
+    import aiohttp
+
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs with a traceback what it raises as well
+    return {
+        "token": "anon" if os.environ.get(EMULATOR) else "google_default",
+        "use_listings_cache": False,
+        "requests_timeout": aiohttp.ClientTimeout(sock_connect=CONNECT_S, sock_read=SILENCE_S),
+    }
+
+
+def read(path: UPath) -> tuple[str | None, int]:
+    """The text of an object and its generation; None and 0 where there is none."""
+    blob = _bucket(path).get_blob(_name(path))
+    return (None, 0) if blob is None else (blob.download_as_text(encoding="utf-8"), int(blob.generation))
+
+
+def replace(path: UPath, text: str, generation: int) -> bool:
+    """Write a small object if its generation still is ``generation`` (0: if there is none); whether it was written."""
+    from google.api_core.exceptions import PreconditionFailed
+    from google.cloud.storage.retry import DEFAULT_RETRY  # type: ignore[import-untyped]
+
+    writer = uuid.uuid4().hex
+    blob = _bucket(path).blob(_name(path))
+    blob.metadata = {"writer": writer}
+    try:
+        blob.upload_from_string(text, if_generation_match=generation, retry=DEFAULT_RETRY.with_timeout(PATIENCE_S))
+    except PreconditionFailed:
+        # Also the answer to a second try where that to the first, which did write, was lost.
+        present = _bucket(path).get_blob(_name(path))
+        return present is not None and (present.metadata or {}).get("writer") == writer
+    return True
+
+
+def explain(error: BaseException) -> UserError | None:
+    """The one line for an error of gcsfs or of Google's libraries that a user can mend; None for any other."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    told, status = " ".join(str(error).split()), getattr(error, "code", None)
+    if "GoogleAuthError" in kinds or status == 401:
+        if "DefaultCredentialsError" in kinds:
+            return UserError(
+                f"no Google Cloud credentials: {LOGIN}, or name a key file in GOOGLE_APPLICATION_CREDENTIALS"
+            )
+        return UserError(f"Google Cloud does not take the credentials: {LOGIN} ({_short(told)})")
+    if told.startswith("Forbidden: ") or status == 403:
+        return _forbidden(told)
+    if (isinstance(error, FileNotFoundError) or status == 404) and (found := BUCKET_ITSELF.search(told)):
+        return missing_bucket(found[1])
+    if "RetryError" in kinds or (isinstance(error, OSError) and kinds & UNREACHABLE):
+        where, emulator = os.environ.get(EMULATOR) or "https://storage.googleapis.com", EMULATOR in os.environ
+        cure = f"start it, or unset {EMULATOR}" if emulator else "check the network and its proxy settings"
+        return UserError(f"cannot reach Cloud Storage at {where}: {cure} ({_short(told)})")
+    return None
+
+
+def has_bucket(path: UPath) -> bool:
+    """Whether the bucket of a path exists; asked by listing it, which whoever may read it may do."""
+    try:
+        path.fs.call("GET", "b/{}/o", path.path.partition("/")[0], maxResults=1)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def missing_bucket(bucket: str) -> UserError:
+    """The one line for a bucket that does not exist."""
+    return UserError(
+        f"there is no bucket gs://{bucket}: run `gcloud storage buckets create gs://{bucket} --location=REGION "
+        "--uniform-bucket-level-access`, or mend the storage settings"
+    )
+
+
+def _forbidden(told: str) -> UserError:
+    bucket = found[1] if (found := BUCKET.search(told)) else "BUCKET"
+    account = found[0] if (found := ACCOUNT.search(told)) else "ACCOUNT"
+    kind = "serviceAccount" if account.endswith("gserviceaccount.com") else "user"
+    why = found[0] if (found := PERMISSION.search(told)) else _short(told)
+    return UserError(
+        f"no permission on gs://{bucket} ({why}): run `gcloud storage buckets add-iam-policy-binding gs://{bucket} "
+        f"--member={kind}:{account} --role=roles/storage.objectUser`"
+    )
+
+
+def _short(told: str) -> str:
+    return told if len(told) <= 160 else f"{told[:160]}…"
+
+
+def _bucket(path: UPath) -> Any:
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud.storage import Client  # type: ignore[import-untyped]
+
+    # No call that is made here needs a project, and the client wants one.
+    found = path.fs.credentials.credentials or AnonymousCredentials()  # type: ignore[no-untyped-call]
+    return Client(project="unused", credentials=found).bucket(path.path.partition("/")[0])
+
+
+def _name(path: UPath) -> str:
+    return str(path.path.partition("/")[2])

@@ -1,0 +1,133 @@
+"""Where a stage works: its work directory itself, or a scratch folder that stands for a remote one.
+
+A machine can be taken away in the middle of a remote work: what a stage's body says to `keep`, its checkpoints, is
+copied beside the future result and brought back by whoever starts the same work again. It goes when the result is
+written. Two machines may work for the same remote work directory at once, as nothing locks there: each kept folder is
+one object, whole and of one of them; their results are of the same key, and the last one written stands.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import socket
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from upath import UPath
+
+from mlapp import storage
+from mlapp.errors import UserError
+
+log = logging.getLogger("mlapp")
+KEPT, OWNER, ARCHIVE = "kept", "worker.json", ".tar"
+SHARE = 0.1  # of the time, at most, that goes into keeping
+
+
+class Workspace:
+    """The local folder that a stage's body works in, and the work directory it is for."""
+
+    def __init__(self, local: Path, workdir: UPath) -> None:
+        self.local, self.workdir = local, workdir
+        self.remote = not storage.is_local(workdir)
+        self._next: dict[Path, float] = {}
+        self._waiting: dict[Path, str] = {}
+        self._kept: set[UPath] = set()
+
+    def resume(self) -> None:
+        """Bring back what an attempt that broke off has kept, and say in the work directory who works there now."""
+        if not self.remote:
+            return
+        place = self.workdir / KEPT
+        for name in sorted(place.fs.find(place.path)):
+            kept = place / name.removeprefix(f"{place.path}/")
+            self._kept.add(kept)
+            if kept.suffix == ARCHIVE:
+                with tarfile.open(storage.fetch(kept)) as archive:
+                    archive.extractall(self._folder_of(kept), filter="data")
+            else:
+                log.info("another process began this on %s", " at ".join(json.loads(storage.read_text(kept)).values()))
+        here = {"host": f"{socket.gethostname()}:{os.getpid()}", "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        storage.write_text(place / OWNER, json.dumps(here))
+        self._kept.add(place / OWNER)
+
+    def keep(self, folder: Path, pattern: str) -> None:
+        """Copy the files of ``folder`` that fit ``pattern``, unless that was done so lately that it costs too much."""
+        self._waiting[folder] = pattern
+        if time.monotonic() >= self._next.get(folder, 0.0):
+            self._copy(folder)
+
+    def keep_waiting(self) -> None:
+        """Copy what was not, for it had been done lately."""
+        for folder in [*self._waiting]:
+            self._copy(folder)
+
+    def forget(self) -> None:
+        """Remove what was kept: the result stands."""
+        for kept in self._kept:
+            storage.remove(kept)
+        self._kept.clear()
+        self._waiting.clear()
+
+    def _copy(self, folder: Path) -> None:
+        began = time.monotonic()
+        target = self.workdir / KEPT / f"{folder.relative_to(self.local)}{ARCHIVE}"
+        files = sorted(folder.glob(self._waiting.pop(folder)))
+        try:
+            with storage.atomic_file(target) as draft, tarfile.open(draft, "w") as archive:
+                for path in files:
+                    archive.add(path, path.name)
+        except Exception as error:  # a store that does not answer for a while ends no training
+            log.warning("not kept for another start, %s: %s", target, storage.explain(error) or repr(error))
+        else:
+            self._kept.add(target)
+        now = time.monotonic()
+        self._next[folder] = now + (now - began) / SHARE
+
+    def _folder_of(self, kept: UPath) -> Path:
+        """The local folder that an archive is of."""
+        return self.local / str(kept.path).removeprefix(f"{(self.workdir / KEPT).path}/").removesuffix(ARCHIVE)
+
+
+@contextmanager
+def workspace(workdir: UPath) -> Iterator[Workspace]:
+    """A place to work in: ``workdir`` itself where it is local, else a scratch folder removed afterwards."""
+    if storage.is_local(workdir):
+        folder = Path(workdir.path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UserError(f"cannot make the work directory {folder} ({reason}): give another --workdir") from error
+        yield Workspace(folder, workdir)
+        return
+    place = Workspace(Path(tempfile.mkdtemp(prefix="mlapp-work-")), workdir)
+    _remote.append(place)
+    try:
+        yield place
+    except BaseException:
+        place.keep_waiting()
+        raise
+    finally:
+        _remote.remove(place)
+        shutil.rmtree(place.local)
+
+
+def keep(folder: Path, pattern: str = "*") -> None:
+    """Have the next start of this work find the files of ``folder`` as they are now, on whatever machine it is.
+
+    To be called when they are consistent. Does nothing in a local work directory, where they are kept anyway.
+    """
+    for place in _remote:
+        if folder.is_relative_to(place.local):
+            place.keep(folder, pattern)
+
+
+_remote: list[Workspace] = []
