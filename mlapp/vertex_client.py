@@ -119,7 +119,7 @@ def _is_passing(error: BaseException) -> bool:
 
 
 def _unknown_host(error: BaseException) -> bool:
-    return "DNS" in str(error)
+    return any(told in str(error) for told in ("DNS resolution failed", "errors resolving"))
 
 
 def _member() -> str:

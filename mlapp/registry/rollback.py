@@ -52,13 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         settings = configuration.load()
         registry, name = arguments.registry or settings.storage.registry, arguments.name or settings.promotion.name
-        former, new = rollback(registry, name, arguments.to)
+        with storage.explained():
+            former, new = rollback(registry, name, arguments.to)
     except UserError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
-    except OSError as error:
-        if not (told := storage.explain(error)):
-            raise
-        parser.exit(2, f"{parser.prog}: error: {told}\n")
     if former == new:
         sys.stdout.write(f"{name}: {new} is the champion already\n")
     else:

@@ -56,12 +56,13 @@ class Vertex:
 
 
 class Models:
-    """The state of ModelService. An upload takes ``upload_seconds``, and ends in ``upload_error`` if there is one."""
+    """The state of ModelService. Uploads end at once, or when told to if ``slow``; in ``upload_error`` if that is set."""
 
     def __init__(self, operations: Operations, lock: threading.RLock) -> None:
         self.known: dict[str, list[api.Model]] = {}
         self.images: dict[str, str] = {}
-        self.upload_seconds = 0.0
+        self.slow = False
+        self._under_way: list[tuple[str, str, api.Model]] = []
         self.upload_error: RefusedError | None = None
         self._operations, self._lock = operations, lock
 
@@ -100,34 +101,36 @@ class Models:
             ):
                 raise RefusedError(EXISTS, f"The Model {model_id} already exists.")
         operation = self._operations.begin(f"{place}/models/{model_id}", api.UploadModelOperationMetadata())
-        if self.upload_seconds:
-            timer = threading.Timer(self.upload_seconds, self._finish_upload, (operation.name, model_id, request.model))
-            timer.daemon = True
-            timer.start()
-        else:
-            self._finish_upload(operation.name, model_id, request.model)
+        self._under_way.append((operation.name, model_id, request.model))
+        if not self.slow:
+            self.finish_uploads()
         return copy(operation)
 
-    def _finish_upload(self, operation: str, model_id: str, model: api.Model) -> None:
+    def finish_uploads(self) -> None:
+        """End what is under way."""
         with self._lock:
-            finished = self._operations.known[operation]
-            finished.done = True
-            if self.upload_error:
-                finished.error.code = self.upload_error.code.value[0]
-                finished.error.message = self.upload_error.message
-                return
-            versions = self.known.setdefault(model_id, [])
-            kept = api.Model(model)
-            kept.name = f"projects/{NUMBER}/locations/{REGION}/models/{model_id}"
-            kept.version_id = str(len(versions) + 1)
-            self.images[kept.version_id] = kept.container_spec.image_uri
-            kept.container_spec = None  # input only
-            kept.version_aliases = [] if versions else ["default"]
-            versions.append(kept)
-            for alias in model.version_aliases:
-                self._move(alias, kept, versions)
-            reply = api.UploadModelResponse(model=kept.name, model_version_id=kept.version_id)
-            finished.response.Pack(api.UploadModelResponse.pb(reply))
+            while self._under_way:
+                self._finish_upload(*self._under_way.pop(0))
+
+    def _finish_upload(self, operation: str, model_id: str, model: api.Model) -> None:
+        finished = self._operations.known[operation]
+        finished.done = True
+        if self.upload_error:
+            finished.error.code = self.upload_error.code.value[0]
+            finished.error.message = self.upload_error.message
+            return
+        versions = self.known.setdefault(model_id, [])
+        kept = api.Model(model)
+        kept.name = f"projects/{NUMBER}/locations/{REGION}/models/{model_id}"
+        kept.version_id = str(len(versions) + 1)
+        self.images[kept.version_id] = kept.container_spec.image_uri
+        kept.container_spec = None  # input only
+        kept.version_aliases = [] if versions else ["default"]
+        versions.append(kept)
+        for alias in model.version_aliases:
+            self._move(alias, kept, versions)
+        reply = api.UploadModelResponse(model=kept.name, model_version_id=kept.version_id)
+        finished.response.Pack(api.UploadModelResponse.pb(reply))
 
     def _get_model(self, request: api.GetModelRequest) -> api.Model:
         model_id, _, wanted = of(request.name, "models").partition("@")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,10 @@ def run_of(tmp_path: Path, planted_data: StageResult, planted_teacher: StageResu
 
 def register(folder: Path, run: chain.Chain | None = None, **settings: object) -> StageResult:
     what = {"promoted": run.promoted.uri} if run else {}
-    config = vertex_registry.RegisterConfig(
-        cloud=Cloud(project=PROJECT, region=REGION), **{**SETTINGS, **what, **settings}
+    place = {"cloud": Cloud(project=PROJECT, region=REGION)}
+    return vertex_registry.run(
+        vertex_registry.RegisterConfig(**{**SETTINGS, **place, **what, **settings}), folder / "register"
     )
-    return vertex_registry.run(config, folder / "register")
 
 
 def champion_of(folder: Path) -> str:
@@ -205,34 +205,42 @@ def test_a_kill_during_the_upload_leaves_it_to_the_next_start_which_uploads_noth
     tmp_path: Path, vertex: vertex_models.Vertex, run_of: Any, with_what: signal.Signals
 ) -> None:
     run = run_of(3)
-    vertex.models.upload_seconds = 6.0
+    vertex.models.slow = True
     with subprocess.Popen(command(tmp_path, run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
-        until = time.monotonic() + 60
-        while not uploads(vertex) and first.poll() is None and time.monotonic() < until:
-            time.sleep(0.05)
+        wait_for(lambda: vertex.front.calls["GetOperation"], first)
         first.send_signal(with_what)
         _, told = first.communicate(timeout=30)
     assert first.returncode == (143 if with_what == signal.SIGTERM else -9), told
     if with_what == signal.SIGTERM:
         assert "the same command takes the work up again" in told
+    asked = vertex.front.calls["GetOperation"]
 
-    second = subprocess.run(command(tmp_path, run), capture_output=True, text=True, check=False, timeout=60)
+    with subprocess.Popen(command(tmp_path, run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as second:
+        wait_for(lambda: vertex.front.calls["GetOperation"] > asked, second)
+        vertex.models.finish_uploads()
+        told, failed = second.communicate(timeout=60)
 
-    assert second.returncode == 0, second.stderr
-    assert "an upload is under way already" in second.stdout
+    assert second.returncode == 0, failed
+    assert "an upload is under way already" in told
     assert uploads(vertex) == 1
     assert vertex.models.aliases(NAME) == {"default": "1", "champion": "1"}
+
+
+def wait_for(seen: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 60
+    while not seen() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def test_an_upload_that_takes_too_long_is_told_and_taken_up_by_the_next_start(
     tmp_path: Path, vertex: vertex_models.Vertex, run_of: Any
 ) -> None:
     run = run_of(3)
-    vertex.models.upload_seconds = 2.0
-    with pytest.raises(UserError, match=r"takes longer than 0\.01 minutes: run the same command again"):
-        register(tmp_path, run, timeout_minutes=0.01)
-    with pytest.raises(UserError, match="takes longer"):
-        register(tmp_path, run, timeout_minutes=0.001)
+    vertex.models.slow = True
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"takes longer than 0\.01 minutes: run the same command again"):
+            register(tmp_path, run, timeout_minutes=0.01)
+    vertex.models.finish_uploads()
     register(tmp_path, run)
     assert uploads(vertex) == 1
 
