@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from mlapp import authenticate
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 from mlapp.schema_cloud import Cloud
 
 ENDPOINT = "MLAPP_VERTEX_ENDPOINT"  # host:port of a stand-in for Vertex AI, spoken to without TLS or credentials
@@ -76,11 +76,15 @@ class Service:
         except (exceptions.NotFound, exceptions.AlreadyExists):
             raise
         except exceptions.GoogleAPICallError as error:
-            raise UserError(self._told(error)) from error
+            if told := self._told(error):
+                raise UserError(told) from error
+            raise TryAgainError(f"Vertex AI did not answer as expected ({_line(error)}): run again") from error
         except exceptions.RetryError as error:
-            raise UserError(f"Vertex AI did not answer for {TRY_FOR_S:.0f} s ({_line(error)}): run again") from error
+            told = f"Vertex AI did not answer for {TRY_FOR_S:.0f} s ({_line(error)}): run again"
+            raise TryAgainError(told) from error
 
-    def _told(self, error: Any) -> str:
+    def _told(self, error: Any) -> str | None:
+        """What is wrong and the command that mends it; None where only time does."""
         from google.api_core import exceptions
 
         match error:
@@ -102,7 +106,7 @@ class Service:
                 )
             case exceptions.InvalidArgument() | exceptions.FailedPrecondition():
                 return f"Vertex AI refuses that ({_line(error)}): mend the setting that it names"
-        return f"Vertex AI did not answer as expected ({_line(error)}): run again"
+        return None
 
 
 def _again() -> Any:

@@ -44,9 +44,7 @@ def run(config: LogConfig, workdir: Path) -> Outcome:
     told = run_history.read(storage.at(config.folder))
     stages = [record for record in told.stages if record.stage != STAGE]
     if not stages:
-        raise UserError(
-            f"no run at {told.folder}: give the folder of a run, as `python -m mlapp.experiments list` does"
-        )
+        raise UserError(f"no run at {told.folder}: give the folder of a run, from `python -m mlapp.experiments list`")
     name = run_name(told.name, config.experiment)
     logged = ExperimentRun(Service("metadata", config.cloud), config.experiment, name)
     logged.write(parameters(told), metrics(stages), _state(stages), _description(told))

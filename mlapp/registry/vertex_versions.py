@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 from mlapp.vertex_client import Service
 
 OWNED = {"managed-by": "mlapp"}
@@ -76,7 +76,7 @@ class Versions:
         try:
             begun = self._service.call("upload_model", once=True, parent=self._service.location, model=model, **where)
         except AlreadyExists as error:
-            raise UserError(
+            raise TryAgainError(
                 f"the model {self._id} came up in {self._service.location} meanwhile: run the same command again"
             ) from error
         log.info("register: uploading, %s", begun.operation.name)
@@ -101,8 +101,6 @@ class Versions:
             try:
                 self._wait(begun)
             except UserError as error:
-                if not begun.operation.HasField("error"):
-                    raise
                 log.warning("register: that upload came to nothing: %s", error)
 
     def _wait(self, begun: Any) -> Any:
@@ -114,11 +112,11 @@ class Versions:
             with self._service.explained():
                 return begun.result(polling=polling)
         except concurrent.futures.TimeoutError as error:
-            raise UserError(
+            raise TryAgainError(
                 f"the upload {begun.operation.name} takes longer than {self._minutes:g} minutes: run the same command "
                 "again, it goes on waiting; registration.timeout_minutes is how long"
             ) from error
-        except (UserError, GoogleAPICallError) as error:
+        except (UserError, TryAgainError, GoogleAPICallError) as error:
             if begun.operation.HasField("error"):
                 raise UserError(
                     f"Vertex AI could not take the model ({begun.operation.error.message}): mend what that names, "

@@ -56,7 +56,7 @@ class Vertex:
 
 
 class Models:
-    """The state of ModelService. Uploads end at once, or when told to if ``slow``; in ``upload_error`` if that is set."""
+    """Models and versions. Uploads end at once, or if ``slow`` when told to; in ``upload_error`` if there is one."""
 
     def __init__(self, operations: Operations, lock: threading.RLock) -> None:
         self.known: dict[str, list[api.Model]] = {}

@@ -17,10 +17,10 @@ from loopback.vertex_rules import NUMBER, PROJECT, REGION, RefusedError
 
 from mlapp import run_record, storage, vertex_client
 from mlapp.configure import configure
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 from mlapp.registry import vertex_experiment
 from mlapp.registry.vertex_experiment import run_name
-from mlapp.result import StageResult
+from mlapp.result import Metric, StageResult
 from mlapp.run_record import StageRecord
 from mlapp.schema_cloud import Cloud
 from mlapp.trackers.run_folder import RunFolder
@@ -50,9 +50,9 @@ def ran(tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult,
     return done
 
 
-def log(folder: Path, **settings: object) -> StageResult:
-    given = {"experiment": EXPERIMENT, "cloud": Cloud(project=PROJECT, region=REGION), "folder": str(folder / RUN)}
-    return vertex_experiment.run(vertex_experiment.LogConfig(**{**given, **settings}), folder / "log")
+def log(tmp_path: Path, **settings: object) -> StageResult:
+    given = {"experiment": EXPERIMENT, "cloud": Cloud(project=PROJECT, region=REGION), "folder": str(tmp_path / RUN)}
+    return vertex_experiment.run(vertex_experiment.LogConfig(**{**given, **settings}), tmp_path / "log")
 
 
 def shown(vertex: vertex_models.Vertex, name: str = f"{EXPERIMENT}-{NAME}") -> dict[str, Any]:
@@ -138,8 +138,7 @@ def test_logged_again_it_is_the_same_run_written_over(
     tmp_path: Path, vertex: vertex_models.Vertex, ran: chain.Chain
 ) -> None:
     log(tmp_path)
-    again = ran.vetted.model_copy(update={"metrics": {"challenger.test_accuracy": {"value": 0.5}}})
-    again = StageResult.model_validate(again.model_dump() | {"folder": ran.vetted.folder})
+    again = ran.vetted.model_copy(update={"metrics": {"challenger.test_accuracy": Metric(value=0.5)}})
     RunFolder(storage.at(tmp_path / RUN), "vet").ended(again)
     log(tmp_path)
     assert shown(vertex)["_metrics"]["vet.challenger.test_accuracy"] == 0.5
@@ -172,7 +171,7 @@ def test_what_was_interrupted_is_made_whole_by_the_next_start(
     tmp_path: Path, vertex: vertex_models.Vertex, ran: chain.Chain, interrupted: str
 ) -> None:
     vertex.front.faults = {interrupted: [RefusedError(grpc.StatusCode.INTERNAL, "lost")]}
-    with pytest.raises(UserError, match=r"did not answer as expected \(.*lost.*\): run again"):
+    with pytest.raises(TryAgainError, match=r"did not answer as expected \(.*lost.*\): run again"):
         log(tmp_path)
     log(tmp_path)
     assert shown(vertex)["_metrics"]["vet.challenger.test_accuracy"] == 0.95

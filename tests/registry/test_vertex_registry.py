@@ -19,7 +19,7 @@ from loopback import vertex_models
 from loopback.vertex_rules import NUMBER, PROJECT, REGION, RefusedError
 
 from mlapp import storage
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 from mlapp.registry import promoter, rollback, vertex_registry
 from mlapp.registry.bundle import verify
 from mlapp.registry.pointer import Pointer
@@ -238,7 +238,7 @@ def test_an_upload_that_takes_too_long_is_told_and_taken_up_by_the_next_start(
     run = run_of(3)
     vertex.models.slow = True
     for _ in range(2):
-        with pytest.raises(UserError, match=r"takes longer than 0\.01 minutes: run the same command again"):
+        with pytest.raises(TryAgainError, match=r"takes longer than 0\.01 minutes: run the same command again"):
             register(tmp_path, run, timeout_minutes=0.01)
     vertex.models.finish_uploads()
     register(tmp_path, run)
