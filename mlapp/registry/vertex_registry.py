@@ -60,7 +60,9 @@ def run(config: RegisterConfig, workdir: Path) -> Outcome:
         raise UserError("what to register: give either --promoted, a run's promotion, or --bundle, a folder")
     if config.promoted and not config.model_registry:
         return Outcome(headline="not asked for (registration.model_registry=false)")
-    found = _of_run(config.promoted, config) if config.promoted else _by_hand(storage.at(config.bundle or ""))
+    found = (
+        _of_run(config.promoted, config) if config.promoted else _by_hand(storage.at((config.bundle or "").rstrip("/")))
+    )
     present = [place for place in (found.champion, found.challenger, found.other) if place]
     if not present:
         return Outcome(headline=f"{found.name} has no champion yet, and nothing was held: nothing to register")
@@ -93,7 +95,10 @@ def _by_hand(place: UPath) -> Found:
 def _of_run(promoted: str, settings: RegisterConfig) -> Found:
     """The champion as the pointer names it now, and this run's challenger if it was held."""
     result = StageResult.load(promoted)
-    config = PromoterConfig.model_validate(result.config)
+    try:
+        config = PromoterConfig.model_validate(result.config)
+    except ValidationError as error:
+        raise UserError(f"{result.uri} is no promotion of this version: give --bundle, the promoted folder") from error
     manifest = manifest_of(config.registry, config.name, Pointer(config.registry, config.name).read())
     champion = manifest.parent if manifest else None
     vetted = StageResult.load(config.verdict)

@@ -17,6 +17,7 @@ from mlapp.registry.pointer import Pointer
 from mlapp.registry.rollback import main, rollback
 from mlapp.result import StageResult
 
+pytest_plugins = "loopback.fixtures"
 NAME = "fashion_mnist"
 LENIENT = {"min_accuracy": 0.5, "min_class_recall": 0.0, "max_class_drop": 1.0}
 
@@ -52,6 +53,22 @@ def test_the_champions_predecessor_is_champion_again(
     ]
     with pytest.raises(UserError, match="has no predecessor: give --to"):
         rollback(str(tmp_path / "registry"), NAME)
+
+
+def test_in_a_bucket_it_goes_the_same_way(
+    tmp_path: Path, cloud: dict[str, str], planted_data: Any, planted_teacher: Any, planted_student: Any
+) -> None:
+    registry = f"gs://models/{tmp_path.name}"
+    for errors in ((0, 2, 4, 6), (0,)):
+        settings = {**LENIENT, "registry": registry}
+        vetted = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(*errors), **settings)
+        config = chain.promote_config(tmp_path, planted_data, vetted).model_copy(update={"registry": registry})
+        promoter.run(config, tmp_path / "promote")
+    first, second = (move["champion"] for move in Pointer(registry, NAME).history())
+    assert rollback(registry, NAME) == (second, first)
+    assert Pointer(registry, NAME).read() == first
+    with pytest.raises(UserError, match=f"give --to one of {first}, {second}"):
+        rollback(registry, NAME, to="0123456789ab")
 
 
 def test_what_was_rolled_back_stays_out_until_it_is_asked_for(

@@ -135,6 +135,14 @@ def test_a_rejected_challenger_is_not_uploaded(tmp_path: Path, vertex: vertex_mo
     assert version.labels["mlapp-bundle"] == champion_of(tmp_path)
 
 
+def test_before_the_first_promotion_there_is_nothing_to_register(
+    tmp_path: Path, vertex: vertex_models.Vertex, run_of: Any
+) -> None:
+    rejected = run_of(3, min_accuracy=0.99)
+    assert "has no champion yet, and nothing was held" in register(tmp_path, rejected).headline
+    assert not vertex.front.calls
+
+
 def test_after_a_rollback_the_aliases_follow(tmp_path: Path, vertex: vertex_models.Vertex, run_of: Any) -> None:
     register(tmp_path, run_of(0, 2, 4, 6))
     register(tmp_path, run_of(0))
@@ -292,8 +300,9 @@ DENIED = grpc.StatusCode.PERMISSION_DENIED
         ({}, {"artifacts": None}, r"give registration\.artifacts=gs://BUCKET/FOLDER"),
         ({}, {"artifacts": "gs://no-such-bucket/shown"}, "no-such-bucket"),
         ({}, {"promoted": None}, "give either --promoted"),
+        ({}, {"promoted": None, "bundle": "/no/such/folder/"}, "/no/such/folder has no champion: give a folder like"),
     ],
-    ids=["API", "role", "project", "image", "no bucket", "bucket missing", "nothing given"],
+    ids=["API", "role", "project", "image", "no bucket", "bucket missing", "nothing given", "no such bundle"],
 )
 def test_bad_input_is_one_line_that_says_how_to_mend_it(
     tmp_path: Path, vertex: vertex_models.Vertex, run_of: Any, faults: Any, settings: dict[str, Any], told: str
@@ -303,6 +312,11 @@ def test_bad_input_is_one_line_that_says_how_to_mend_it(
         register(tmp_path, run_of(3), **settings)
     assert "\n" not in str(raised.value)
     assert not vertex.models.known
+
+
+def test_the_result_of_another_stage_is_told(tmp_path: Path, vertex: vertex_models.Vertex, run_of: Any) -> None:
+    with pytest.raises(UserError, match="is no promotion of this version: give --bundle"):
+        register(tmp_path, promoted=run_of(3).vetted.uri)
 
 
 def test_a_model_of_someone_elses_making_is_left_alone(
