@@ -51,11 +51,9 @@ def configure(
         settings=origins.settings_of(config, layers),
     )
     path = storage.at(uri)
-    try:
+    with storage.explained():
         storage.write_text(path.parent / origins.ORIGINS, kept.text())
         storage.write_text(path, config.model_dump_json(indent=2) + "\n")
-    except OSError as error:
-        raise storage.explain(error) or error from error
     return config, kept
 
 
@@ -77,7 +75,8 @@ def read_conf(text: str) -> dict[str, Any]:
 
 def read_setting(uri: str, name: str) -> Any:
     """One value of a resolved configuration by its dotted name."""
-    value = json.loads(storage.at(uri).read_text(encoding="utf-8"))
+    with storage.explained():
+        value = json.loads(storage.read_text(storage.at(uri)))
     for part in name.split("."):
         value = value[part]
     return value
@@ -86,7 +85,8 @@ def read_setting(uri: str, name: str) -> Any:
 def data_settings(uri: str) -> dict[str, Any]:
     """What an earlier run's configuration says of its data, for a run that takes up these very data."""
     try:
-        config = json.loads(storage.at(uri).read_text(encoding="utf-8"))
+        with storage.explained():
+            config = json.loads(storage.read_text(storage.at(uri)))
         return {section: config[section] for section in DATA_SECTIONS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlapp import config as configuration
-from mlapp import run_comparison, run_history, run_pages
+from mlapp import run_comparison, run_history, run_pages, storage
 from mlapp.errors import UserError
 from mlapp.run_history import Run
 
@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     try:
         area = arguments.experiments or configuration.load().storage.experiments
-        runs = run_history.read_all(area)
+        with storage.explained():
+            runs = run_history.read_all(area)
         chosen = [run_history.find(runs, name, area) for name in getattr(arguments, "run", [])]
         print(arguments.command(chosen if "run" in arguments else runs, arguments.json))
     except UserError as error:

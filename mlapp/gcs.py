@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import uuid
+import warnings
 from typing import Any
 
 from upath import UPath
@@ -16,11 +17,18 @@ PROTOCOLS = ("gs", "gcs")
 EMULATOR = "STORAGE_EMULATOR_HOST"
 LOGIN = "run `gcloud auth application-default login`"
 CONNECT_S, SILENCE_S, PATIENCE_S = 10.0, 60.0, 30.0
+URI = re.compile(r"(gs|gcs)://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$)")
 UNREACHABLE = {"ClientConnectionError", "ServerTimeoutError", "ConnectionError", "FSTimeoutError"}
 BUCKET = re.compile(r"\bb/([^/?\s]+)")
 BUCKET_ITSELF = re.compile(r"\bb/([^/?\s]+)/o(?!/)")  # a listing or an upload, not the download of an object
 ACCOUNT = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
-PERMISSION = re.compile(r"storage\.[a-zA-Z.]+")
+PERMISSION = re.compile(r"\bstorage\.(objects|buckets)\.\w+")
+
+
+def check(uri: str) -> None:
+    """Refuse what looks like a URI of Cloud Storage and is none, before it passes for a folder here."""
+    if uri.startswith(("gs:", "gcs:")) and not URI.match(uri):
+        raise UserError(f"{uri} is no URI in Cloud Storage: write gs://BUCKET/FOLDER, the bucket in lower case")
 
 
 def options() -> dict[str, Any]:
@@ -45,11 +53,10 @@ def read(path: UPath) -> tuple[str | None, int]:
 
 def replace(path: UPath, text: str, generation: int) -> bool:
     """Write a small object if its generation still is ``generation`` (0: if there is none); whether it was written."""
+    blob, writer = _bucket(path).blob(_name(path)), uuid.uuid4().hex
     from google.api_core.exceptions import PreconditionFailed
     from google.cloud.storage.retry import DEFAULT_RETRY  # type: ignore[import-untyped]
 
-    writer = uuid.uuid4().hex
-    blob = _bucket(path).blob(_name(path))
     blob.metadata = {"writer": writer}
     try:
         blob.upload_from_string(text, if_generation_match=generation, retry=DEFAULT_RETRY.with_timeout(PATIENCE_S))
@@ -99,13 +106,18 @@ def missing_bucket(bucket: str) -> UserError:
 
 
 def _forbidden(told: str) -> UserError:
+    """Of a role that is missing; or of a project that is not to be used, is not billed, or does not exist."""
     bucket = found[1] if (found := BUCKET.search(told)) else "BUCKET"
     account = found[0] if (found := ACCOUNT.search(told)) else "ACCOUNT"
     kind = "serviceAccount" if account.endswith("gserviceaccount.com") else "user"
-    why = found[0] if (found := PERMISSION.search(told)) else _short(told)
+    if permission := PERMISSION.search(told):
+        return UserError(
+            f"no {permission[0]} on gs://{bucket}: run `gcloud storage buckets add-iam-policy-binding gs://{bucket} "
+            f"--member={kind}:{account} --role=roles/storage.objectUser`"
+        )
     return UserError(
-        f"no permission on gs://{bucket} ({why}): run `gcloud storage buckets add-iam-policy-binding gs://{bucket} "
-        f"--member={kind}:{account} --role=roles/storage.objectUser`"
+        f"Cloud Storage refuses gs://{bucket} ({_short(told.removeprefix('Forbidden: '))}): run `gcloud auth "
+        "application-default set-quota-project PROJECT` with a billed project that you may use"
     )
 
 
@@ -115,8 +127,10 @@ def _short(told: str) -> str:
 
 def _bucket(path: UPath) -> Any:
     from google.auth.credentials import AnonymousCredentials
-    from google.cloud.storage import Client  # type: ignore[import-untyped]
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # that Python 3.11 will not be served for ever
+        from google.cloud.storage import Client  # type: ignore[import-untyped]
     # No call that is made here needs a project, and the client wants one.
     found = path.fs.credentials.credentials or AnonymousCredentials()  # type: ignore[no-untyped-call]
     return Client(project="unused", credentials=found).bucket(path.path.partition("/")[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,8 @@ from mlapp.result import Metric
 from mlapp.run_record import StageRecord
 
 LATEST = "latest"
+CONFIG, SUMMARY = "config.json", "summary.json"
+FILES = (CONFIG, origins.ORIGINS, SUMMARY, run_record.RECORD)
 STOPPED_SHORT = ("failed", "stopped", "broken off")
 
 
@@ -109,15 +111,16 @@ def read(folder: UPath) -> Run:
         damage.append(origins.ORIGINS)
     stages, unread = run_record.read(folder)
     settings = {name: setting.value for name, setting in told.settings.items()} if told else _settings(folder, damage)
-    return Run(folder, told, settings, stages, (folder / "summary.json").exists(), [*damage, *unread])
+    return Run(folder, told, settings, stages, (folder / SUMMARY).exists(), [*damage, *unread])
 
 
 def read_all(area: str) -> list[Run]:
     """Every run in the experiments area, the newest first; a `UserError` if there is no such area."""
     folder = storage.at(area)
-    if not folder.is_dir():
-        raise UserError(f"no experiments at {folder}: give --experiments URI, or run something first")
-    runs = [read(place) for place in folder.iterdir() if place.is_dir()]
+    local = storage.fetch_named(folder, FILES)
+    if not local.is_dir() or (local != folder and not any(local.iterdir())):
+        raise storage.missing(folder, f"no experiments at {folder}: give --experiments URI, or run something first")
+    runs = [replace(read(place), folder=folder / place.name) for place in local.iterdir() if place.is_dir()]
     return sorted(runs, key=lambda run: (run.when or datetime.min.replace(tzinfo=UTC), run.name), reverse=True)
 
 
@@ -139,11 +142,11 @@ def find(runs: list[Run], name: str, area: str) -> Run:
 
 
 def _settings(folder: UPath, damage: list[str]) -> dict[str, Any]:
-    path = folder / "config.json"
+    path = folder / CONFIG
     try:
         return origins.dotted(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     except (ValueError, AttributeError):
-        damage.append("config.json")
+        damage.append(CONFIG)
         return {}

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,6 +28,7 @@ NOTED = "sha256"
 
 def at(uri: str | os.PathLike[str]) -> UPath:
     """The path behind a URI; a local one is made absolute, so that it means the same in every process."""
+    gcs.check(str(uri))
     path = UPath(uri)
     if is_local(path):
         return UPath(os.path.abspath(path.path))
@@ -133,24 +134,6 @@ def read_text(path: UPath) -> str:
     return str(path.fs.cat_file(path.path).decode("utf-8"))
 
 
-def read_version(path: UPath) -> tuple[str | None, int]:
-    """The text of a small file, and its version for `replace`; None and 0 where there is none."""
-    if in_gcs(path):
-        return gcs.read(path)
-    return (read_text(path) if path.exists() else None), 0
-
-
-def replace(path: UPath, text: str, version: int) -> bool:
-    """Write a small file if it still is of ``version``; whether it was written.
-
-    Outside Cloud Storage versions are not told apart: there a lock must keep others away.
-    """
-    if in_gcs(path):
-        return gcs.replace(path, text, version)
-    write_text(path, text)
-    return True
-
-
 def fetch(path: UPath, digest: str | None = None) -> Path:
     """A local path with the content of ``path``: itself where it is local, else a copy kept for this process.
 
@@ -166,6 +149,17 @@ def fetch(path: UPath, digest: str | None = None) -> Path:
             raise UserError(f"{path} was altered: run the stage that makes it again")
         _copies[version] = copied
     return _copies[version]
+
+
+def fetch_named(folder: UPath, names: Collection[str]) -> UPath:
+    """A local folder with the files of these names from ``folder`` and all below it, fetched many at a time."""
+    if is_local(folder):
+        return folder
+    copied = tempfile.mkdtemp(dir=_fetched().name)
+    found = [path for path in folder.fs.find(folder.path) if path.rpartition("/")[2] in names]
+    if found:
+        folder.fs.get(found, [f"{copied}{path.removeprefix(folder.path.rstrip('/'))}" for path in found])
+    return at(copied)
 
 
 _copies: dict[tuple[str, str], Path] = {}

@@ -20,7 +20,6 @@ from mlapp.dl.feed import evaluation_batches, steps_per_epoch, training_batches
 from mlapp.dl.losses import Loss, cross_entropy
 from mlapp.dl.progress import Checkpoints, Progress
 from mlapp.dl.replicas import unreplicate
-from mlapp.dl.vertex import vertex_folder
 from mlapp.errors import Terminated, UserError, termination_deferred
 from mlapp.schema import Optimization
 
@@ -50,8 +49,7 @@ def optimise(
     with devices.training(config, len(train)):
         optimizer = keras.optimizers.legacy.Adam(config.learning_rate)
         model.optimizer = optimizer
-        parent = vertex_folder("AIP_CHECKPOINT_DIR", folder / "checkpoints")
-        checkpoints = Checkpoints(parent, _fingerprint(model, config, train), model, optimizer)
+        checkpoints = Checkpoints(folder / "checkpoints", _fingerprint(model, config, train), model, optimizer)
         progress = checkpoints.restore()
         step_function = _step_function(model, loss, optimizer, config.weight_decay)
         try:

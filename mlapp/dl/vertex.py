@@ -1,4 +1,7 @@
-"""The folders that Vertex AI gives a training job: AIP_MODEL_DIR, AIP_CHECKPOINT_DIR and AIP_TENSORBOARD_LOG_DIR."""
+"""The folders that Vertex AI gives a training job: AIP_MODEL_DIR and AIP_TENSORBOARD_LOG_DIR.
+
+AIP_CHECKPOINT_DIR is not used: `workspaces.keep` takes checkpoints to the work directory, wherever the next start is.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-Variable = Literal["AIP_MODEL_DIR", "AIP_CHECKPOINT_DIR", "AIP_TENSORBOARD_LOG_DIR"]
+Variable = Literal["AIP_MODEL_DIR", "AIP_TENSORBOARD_LOG_DIR"]
 
 
 def vertex_folder(variable: Variable, otherwise: Path | None = None) -> Path:

@@ -75,12 +75,15 @@ def existing_folder(uri: str) -> UPath:
     """The folder behind a URI; a `UserError` where there is none or it cannot be reached."""
     try:
         folder = storage.at(uri)
-        exists, is_folder = folder.exists(), folder.is_dir()
+        with storage.explained():
+            exists, is_folder = folder.exists(), folder.is_dir()
+    except UserError:
+        raise
     # Every kind of remote storage has exceptions of its own: not installed, no credentials, no such bucket, no network.
     except Exception as error:
         raise UserError(f"cannot look into {uri} ({' '.join(str(error).split())}): check address and access") from error
     if not exists:
-        raise UserError(f"there is nothing at {uri}: check the path")
+        raise storage.missing(folder, f"there is nothing at {uri}: check the path")
     if not is_folder:
         raise UserError(f"{uri} is a file: give the folder that holds the IDX files or the class folders")
     return folder

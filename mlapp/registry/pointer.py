@@ -12,7 +12,7 @@ from typing import Any
 
 from upath import UPath
 
-from mlapp import storage
+from mlapp import gcs, storage
 from mlapp.errors import UserError
 
 POINTER, HISTORY = "CHAMPION", "HISTORY.jsonl"
@@ -41,7 +41,7 @@ class Pointer:
         """
         with self._locked():
             present, version = self._read()
-            if present != expected or not storage.replace(self.folder / POINTER, f"{new}\n", version):
+            if present != expected or not _replace(self.folder / POINTER, f"{new}\n", version):
                 raise UserError(
                     f"the champion changed meanwhile (from {expected} to {self.read()}): run the DAG again, so that "
                     "the challenger is vetted against the present one"
@@ -62,7 +62,7 @@ class Pointer:
         """The champion's bundle id, and the version of the file that names it."""
         path = self.folder / POINTER
         try:
-            text, version = storage.read_version(path)
+            text, version = _read_version(path)
         except (OSError, UnicodeDecodeError) as error:
             told = f"cannot read {path} ({error}): write the champion's bundle id into it"
             raise storage.explain(error) or UserError(told) from error
@@ -73,7 +73,7 @@ class Pointer:
 
     def _moves(self) -> tuple[list[dict[str, Any]], int]:
         path = self.folder / HISTORY
-        text, version = storage.read_version(path)
+        text, version = _read_version(path)
         try:
             return [json.loads(line) for line in (text or "").splitlines()], version
         except ValueError as error:
@@ -86,7 +86,7 @@ class Pointer:
             moves, version = self._moves()
             lines = [*moves, {"champion": champion, "before": before, **entry}]
             text = "".join(f"{json.dumps(line)}\n" for line in lines)
-            written = storage.replace(self.folder / HISTORY, text, version)
+            written = _replace(self.folder / HISTORY, text, version)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -100,6 +100,21 @@ class Pointer:
             for left in folder.glob(f".*{storage.DRAFT}"):
                 left.unlink()
             yield
+
+
+def _read_version(path: UPath) -> tuple[str | None, int]:
+    """The text of a file and its version, for `_replace`; None and 0 where there is no file."""
+    if storage.in_gcs(path):
+        return gcs.read(path)
+    return (storage.read_text(path) if path.exists() else None), 0
+
+
+def _replace(path: UPath, text: str, version: int) -> bool:
+    """Write a file if it still is of this version, and whether it was; on a disk the lock sees to that."""
+    if storage.in_gcs(path):
+        return gcs.replace(path, text, version)
+    storage.write_text(path, text)
+    return True
 
 
 def manifest_of(registry: str, name: str, bundle: str | None) -> UPath | None:

@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> None:
         write_left(folder, session)
     if arguments.copy_to:
         target = storage.at(arguments.copy_to)
-        target.fs.put(str(folder / "wandb"), target.path, recursive=True)
+        for run in (folder / "wandb").glob("offline-run-*"):
+            target.fs.put(f"{run}/", f"{target.path}/{run.name}/", recursive=True)
 
 
 def follow(spool: Path, session: Session) -> None:

@@ -106,7 +106,7 @@ def _prepare(cpus: int) -> None:
     for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[variable] = str(cpus)
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # trials may share a GPU
-    for meant_for_the_stage in ("TF_CONFIG", "AIP_CHECKPOINT_DIR", "AIP_TENSORBOARD_LOG_DIR"):
+    for meant_for_the_stage in ("TF_CONFIG", "AIP_TENSORBOARD_LOG_DIR"):
         os.environ.pop(meant_for_the_stage, None)
 
 

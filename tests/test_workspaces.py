@@ -1,0 +1,119 @@
+"""Where a stage works: what it keeps of an unfinished work is there for the next machine, and goes with the result."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from upath import UPath
+
+from mlapp import storage, workspaces
+from mlapp.errors import Terminated, UserError
+from mlapp.workspaces import KEPT, workspace
+from tests.counting_stage import Counting, run
+
+pytest_plugins = "loopback.fixtures"
+
+
+@pytest.fixture(params=["disk", "memory", "gcs"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> UPath:
+    """A work directory here, in what stands for a store, and in Cloud Storage."""
+    if request.param == "gcs":
+        request.getfixturevalue("cloud")
+    name = uuid.uuid4().hex
+    return storage.at(
+        {"disk": f"{tmp_path}/work", "memory": f"memory://{name}", "gcs": f"gs://models/{name}"}[request.param]
+    )
+
+
+@pytest.fixture(params=["memory", "gcs"])
+def remote(request: pytest.FixtureRequest) -> UPath:
+    if request.param == "gcs":
+        request.getfixturevalue("cloud")
+    name = uuid.uuid4().hex
+    return storage.at({"memory": f"memory://{name}", "gcs": f"gs://models/{name}"}[request.param])
+
+
+def kept(folder: UPath) -> list[str]:
+    return sorted(name.rpartition("/")[2] for name in folder.fs.find((folder / KEPT).path))
+
+
+def test_a_workspace_is_the_folder_itself_or_a_scratch_one_that_goes(folder: UPath) -> None:
+    with workspace(folder) as place:
+        (place.local / "a").touch()
+    assert place.local.exists() == storage.is_local(folder)
+
+
+def test_an_interrupted_work_goes_on_where_it_stood(folder: UPath) -> None:
+    with pytest.raises(Terminated):
+        run(Counting(stop_at=2), str(folder))
+    result = run(Counting(), str(folder))
+    assert result.local("counted").read_text() == "2 to 3"
+
+
+def test_what_was_kept_goes_when_the_result_stands(remote: UPath, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(Terminated):
+        run(Counting(stop_at=1), str(remote))
+    assert kept(remote) == ["numbers.tar", "worker.json"]
+    assert json.loads((remote / KEPT / "worker.json").read_text()).keys() == {"host", "at"}
+    run(Counting(), str(remote))
+    assert kept(remote) == []
+    assert "another process began this on" in caplog.text
+
+
+def test_a_local_work_directory_gets_no_copies(tmp_path: Path) -> None:
+    with pytest.raises(Terminated):
+        run(Counting(stop_at=2), tmp_path)
+    assert not (tmp_path / KEPT).exists()
+    assert (tmp_path / "deep" / "numbers" / "1.txt").exists()
+
+
+def test_keeping_often_costs_a_tenth_of_the_time_at_most(remote: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given copies that take a second, then those asked for within ten are left to the end of the work."""
+    now = 0.0
+    copied: list[float] = []
+    put = storage.put
+
+    def slow(source: Path, target: UPath) -> None:
+        nonlocal now
+        if target.suffix == ".tar":
+            copied.append(now)
+            now += 1.0
+        put(source, target)
+
+    monkeypatch.setattr(storage, "put", slow)
+    monkeypatch.setattr(workspaces.time, "monotonic", lambda: now)
+    with suppress(Terminated), workspace(remote) as place:
+        (place.local / "state").mkdir()
+        for _ in range(25):
+            workspaces.keep(place.local / "state")
+            now += 1.0
+        raise Terminated
+    assert copied == [0.0, 11.0, 22.0, 28.0]
+
+
+def test_a_store_that_fails_for_a_while_ends_no_work(
+    remote: UPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put = storage.put
+
+    def failing(source: Path, target: UPath) -> None:
+        if target.suffix == ".tar":
+            raise OSError("Forbidden: b/models/o a@b.iam.gserviceaccount.com no storage.objects.create access")
+        put(source, target)
+
+    monkeypatch.setattr(storage, "put", failing)
+    assert run(Counting(), str(remote)).local("counted").read_text() == "0 to 3"
+    assert "not kept for another start" in caplog.text
+
+
+def test_a_work_directory_without_its_bucket_is_told_before_any_work(cloud: dict[str, str]) -> None:
+    with pytest.raises(
+        UserError, match="there is no bucket gs://nosuch: run `gcloud storage buckets create gs://nosuch"
+    ):
+        run(Counting(until=10**9), "gs://nosuch/work")
