@@ -35,8 +35,8 @@ class Tracking(Section):
 
     wandb: Literal["auto", "offline", "online", "off"] = Field(
         "auto",
-        description="Weights & Biases; auto: online if it has a key (WANDB_API_KEY or ~/.netrc), else offline, "
-        "in files that `wandb sync` can send later",
+        description="Weights & Biases; auto: online if it has a key (WANDB_API_KEY, ~/.netrc or wandb_secret), "
+        "else offline, in files that `wandb sync` can send later",
     )
     project: str = Field("mlapp", pattern=r"^[\w. -]{1,100}$", description="project in Weights & Biases")
     entity: str | None = Field(

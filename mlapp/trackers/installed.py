@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,7 @@ from mlapp.trackers.run_folder import RunFolder
 from mlapp.trackers.wandb_spool import WeightsAndBiases
 from mlapp.tracking import Tracker
 
+log = logging.getLogger("mlapp")
 BOARD: Final = "AIP_TENSORBOARD_LOG_DIR"
 
 
@@ -34,7 +37,9 @@ def of_stage(settings: Config, workdir: str) -> list[Tracker]:
     if tracking.tensorboard and (os.environ.get(BOARD) or storage.is_local(own)):
         trackers.append(TensorBoard(vertex_folder(BOARD, Path(own.path) / "tensorboard")))
     wandb = _wished(tracking.wandb)
-    if wandb != "off":
+    if wandb != "off" and find_spec("wandb") is None:
+        log.info("W&B is not installed on this machine: this stage is not among its runs")
+    elif wandb != "off":
         folder = run_folder(settings) if tracking.group else own
         chosen = tracking.model_copy(update={"wandb": wandb})
         # The run's summary, which works in the run's own folder, is its last stage.

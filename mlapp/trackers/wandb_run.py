@@ -80,6 +80,7 @@ class WandbRun:
         started = self._session.start(
             self._settings["project"],
             self._settings["wandb"],
+            self._settings.get("wandb_secret"),
             entity=self._settings["entity"],
             group=self._settings["group"],
             id=run,

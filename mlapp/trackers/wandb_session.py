@@ -9,22 +9,32 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mlapp import authenticate
+from mlapp.errors import UserError
+
 ANSWER_WITHIN_S = 5
 KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 
 
 class Session:
-    """Decides once whether runs go to the server or stay in files, and says why where that is not as wished."""
+    """Decides once whether runs go to the server or stay in files, and says why where that is not as wished.
+
+    A key that is in Secret Manager is fetched once, into this process's environment: no other process has it but W&B's
+    own, and the stage never does.
+    """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self.folder = folder
         self._say = say
         self._mode: str | None = None
 
-    def start(self, project: str, wished: str, **settings: Any) -> Any:
-        """A W&B run: online if that is wished and possible, else in files. Any number may be open at once."""
+    def start(self, project: str, wished: str, secret: str | None, **settings: Any) -> Any:
+        """A W&B run: online if that is wished and possible, else in files. Any number may be open at once.
+
+        ``secret`` names the key in Secret Manager, for where neither the environment nor ~/.netrc has one.
+        """
         wandb = self._wandb()
-        online = wished != "offline" and self._online(wandb, wished)
+        online = wished != "offline" and self._online(wandb, wished, secret)
         return wandb.init(
             project=project,
             dir=str(self.folder),
@@ -59,13 +69,15 @@ class Session:
 
         return wandb
 
-    def _online(self, wandb: Any, wished: str) -> bool:
+    def _online(self, wandb: Any, wished: str, secret: str | None) -> bool:
         if self._mode is None:
-            self._mode = self._probe(wandb, wished)
+            self._mode = self._probe(wandb, wished, secret)
         return self._mode == "online"
 
-    def _probe(self, wandb: Any, wished: str) -> str:
+    def _probe(self, wandb: Any, wished: str, secret: str | None) -> str:
         host = wandb.setup().settings.base_url
+        if secret and not has_key(host) and not self._fetch(secret):
+            return "offline"
         if not has_key(host):
             if wished == "online":
                 self._say(f"W&B has no key: give WANDB_API_KEY, or run `wandb login`; {self._kept()}")
@@ -80,6 +92,14 @@ class Session:
                 self._say(f"W&B refused the key: {reason}; {self._kept()}")
             return "offline"
         return "online"
+
+    def _fetch(self, secret: str) -> bool:
+        try:
+            os.environ[KEYS[0]] = authenticate.secret(secret).get_secret_value()
+        except UserError as error:
+            self._say(f"W&B has no key: {error}; {self._kept()}")
+            return False
+        return True
 
     def _kept(self) -> str:
         return f"the run is kept in {self.folder / 'wandb'}, `wandb sync` can send it later"

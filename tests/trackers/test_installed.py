@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,20 @@ def test_each_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert kinds() == [TensorBoard]
     assert kinds(wandb="offline") == [TensorBoard, WeightsAndBiases]
+
+
+def test_where_wandb_is_not_installed_that_is_said_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with caplog.at_level("INFO", "mlapp"):
+        assert kinds() == [TensorBoard]
+        assert [record.message for record in caplog.records] == [
+            "W&B is not installed on this machine: this stage is not among its runs"
+        ]
+        caplog.clear()
+        assert kinds(wandb="off") == [TensorBoard]
+        assert not caplog.records
 
 
 def test_vertex_says_where_tensorboard_reads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,185 @@
+"""Bring the DAGs with all that they need into the bucket of a Composer environment; what `make deploy` calls.
+
+What was brought there is written down in dags/mlapp/DEPLOYED, so the next time what no longer belongs there is removed,
+and nothing of anybody else's is touched: other teams' DAGs stay, and a file of theirs in the way ends it all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlapp import authenticate, storage
+from mlapp.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+DEPLOYED = "dags/mlapp/DEPLOYED"
+# Folders of dags/ that hold no DAGs, and would cost time if they were searched for some.
+IGNORED = ("mlapp/", "deploy/")
+
+
+def tree(root: Path = ROOT) -> dict[str, Path]:
+    """What belongs into the bucket: path there, and file here.
+
+    Composer puts dags/ and plugins/ on sys.path, so the package goes into dags/. What it looks for beside itself, the
+    deployments and what the image is built from, goes there too.
+    """
+    beside = [*root.glob("dags/*.py"), *root.glob("Dockerfile.training"), *root.glob("requirements-training*.txt")]
+    found = {
+        **{f"dags/{file.name}": file for file in beside},
+        **{f"plugins/{file.name}": file for file in root.glob("plugins/*.py")},
+        **_below(root / "mlapp", "dags/mlapp"),
+        **_below(root / "deploy" / "presets", "dags/deploy/presets"),
+    }
+    return dict(sorted(found.items(), key=lambda pair: _rank(pair[0])))
+
+
+def sync(bucket: str, files: Mapping[str, Path], *, dry_run: bool = False) -> list[str]:
+    """Make the bucket hold these files, and none that an earlier time brought; returns what was done, a line each."""
+    place = storage.at(bucket)
+    there = _listed(place)
+    ours = _read(place, DEPLOYED) if DEPLOYED in there else ""
+    earlier = set(ours.splitlines())
+    changed = [path for path, file in files.items() if there.get(path) != _md5(file)]
+    in_the_way = [path for path in changed if path in there and path not in earlier]
+    if in_the_way:
+        raise UserError(
+            f"{bucket} holds files of somebody else where these should go: {', '.join(in_the_way)}; move them away, "
+            "or deploy to another environment"
+        )
+    gone = sorted((earlier & set(there)) - set(files))
+    if not dry_run:
+        _note(place, earlier | set(files))  # before anything else: what is cut off is known to be ours the next time
+        _ignore(place, there, "dags/.airflowignore", IGNORED)
+        _ignore(place, there, "plugins/.airflowignore", (ROOT / "plugins" / ".airflowignore").read_text().splitlines())
+        for path in changed:
+            place.fs.put_file(str(files[path]), _key(place, path), consistency="md5")
+        for path in gone:
+            place.fs.rm_file(_key(place, path))
+        _note(place, set(files))
+    return [*(f"put {path}" for path in changed), *(f"removed {path}" for path in gone)]
+
+
+def bucket_of(environment: str, region: str, project: str | None) -> str:
+    """The bucket of a Composer environment, as gcloud tells it."""
+    command = ["gcloud", "composer", "environments", "describe", environment, f"--location={region}"]
+    command += ["--format=value(config.dagGcsPrefix)", *([f"--project={project}"] if project else [])]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"},
+        )
+    except FileNotFoundError as error:
+        raise UserError("gcloud is missing: install the Google Cloud CLI, or give BUCKET=gs://…") from error
+    folder = done.stdout.strip()
+    if done.returncode or not folder.endswith("/dags"):
+        told = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), "it names no bucket")
+        where = f"gcloud composer environments list --locations={region}"
+        raise UserError(f"cannot find the environment {environment} ({told}): `{where}` shows what there is")
+    return folder.removesuffix("/dags")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Deploy from the command line. Exit codes: 0 done, 2 something the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python deploy/sync.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--environment", default="mlapp", help="the Composer environment (%(default)s)")
+    parser.add_argument("--region", help="its region")
+    parser.add_argument("--project", help="its project; default: gcloud's own")
+    parser.add_argument("--bucket", help="gs://… of the environment, instead of the three above")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    arguments = parser.parse_args(argv)
+    try:
+        bucket = _bucket(arguments)
+        done = _explained(bucket, dry_run=arguments.dry_run)
+    except UserError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    sys.stdout.writelines(f"{line}\n" for line in done)
+    sys.stdout.write(f"{len(done)} changes in {bucket}{' would be made' if arguments.dry_run else ''}\n")
+
+
+def _bucket(arguments: argparse.Namespace) -> str:
+    """The bucket that was named, or that of the environment that was."""
+    if not (named := arguments.bucket):
+        if not arguments.region:
+            raise UserError("which environment? give REGION=europe-west4 (ENVIRONMENT=, PROJECT=), or BUCKET=gs://…")
+        return bucket_of(arguments.environment, arguments.region, arguments.project)
+    if not named.startswith("gs://"):
+        raise UserError(f"{named} is no bucket: write it like BUCKET=gs://europe-west4-mlapp-1234-bucket")
+    return str(named).rstrip("/").removesuffix("/dags")
+
+
+def _explained(bucket: str, *, dry_run: bool) -> list[str]:
+    if not os.environ.get("STORAGE_EMULATOR_HOST"):
+        authenticate.credentials()  # without any, gcsfs goes on as nobody
+    try:
+        return sync(bucket, tree(), dry_run=dry_run)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"there is no bucket {bucket}: `gcloud composer environments list --locations=REGION` shows environments"
+        ) from error
+    except OSError as error:
+        told = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{bucket} refuses ({told}): run `gcloud storage buckets add-iam-policy-binding {bucket} "
+            f"--member={authenticate.member()} --role=roles/storage.objectUser`"
+        ) from error
+
+
+def _below(folder: Path, there: str) -> dict[str, Path]:
+    files = [file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    return {f"{there}/{file.relative_to(folder)}": file for file in files}
+
+
+def _rank(path: str) -> tuple[int, str]:
+    """DAGs last: one that is read must find all that it imports."""
+    return (2 if path.count("/") == 1 and path.startswith("dags/") else 0, path)
+
+
+def _key(place: Any, path: str) -> str:
+    return f"{place.path.rstrip('/')}/{path}"
+
+
+def _listed(place: Any) -> dict[str, str]:
+    """The bucket's dags/ and plugins/: MD5 by path."""
+    place.fs.invalidate_cache()
+    place.fs.ls(place.path.rstrip("/"))  # a bucket that is not there
+    found = {}
+    for folder in ("dags", "plugins"):
+        for path, info in place.fs.find(_key(place, folder), detail=True).items():
+            found[path.removeprefix(_key(place, ""))] = info.get("md5Hash", "")
+    return found
+
+
+def _md5(file: Path) -> str:
+    return base64.b64encode(hashlib.md5(file.read_bytes(), usedforsecurity=False).digest()).decode()
+
+
+def _read(place: Any, path: str) -> str:
+    return str(place.fs.cat_file(_key(place, path)).decode("utf-8"))
+
+
+def _note(place: Any, paths: set[str]) -> None:
+    place.fs.pipe_file(_key(place, DEPLOYED), "".join(f"{path}\n" for path in sorted(paths)).encode())
+
+
+def _ignore(place: Any, there: Mapping[str, str], path: str, wanted: Sequence[str]) -> None:
+    """Add lines to an ignore file, which is everybody's."""
+    lines = _read(place, path).splitlines() if path in there else []
+    if missing := [line for line in wanted if line not in lines]:
+        place.fs.pipe_file(_key(place, path), "".join(f"{line}\n" for line in [*lines, *missing]).encode())
+
+
+if __name__ == "__main__":
+    main()

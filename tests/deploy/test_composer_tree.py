@@ -1,0 +1,144 @@
+"""The project as Composer has it: laid out by `make deploy`, with Composer's packages, without TensorFlow and Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from composer import ROOT, Worker
+from loopback import gcs
+
+from deploy import sync
+from mlapp import storage
+
+BUCKET = "gs://models"  # that of the environment as well as that of the models
+DAGS = sorted(file.stem for file in (ROOT / "dags").glob("*.py"))
+LACKING = ("tensorflow", "tf_keras", "keras", "ray", "ai_edge_litert", "xgboost", "optuna", "matplotlib", "wandb")
+PARSE = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag({dags!r})
+print(json.dumps({{
+    "errors": bag.import_errors,
+    "dags": sorted(bag.dags),
+    "files": {{stat.file: stat.duration.total_seconds() for stat in bag.dagbag_stats}},
+    "modules": sorted(sys.modules),
+}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """A worker whose folders are what `make deploy` brought into a bucket."""
+    folder = tmp_path_factory.mktemp("composer")
+    with gcs.serving(folder / "gcs") as environ, pytest.MonkeyPatch.context() as patch:
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        sync.sync(BUCKET, sync.tree())
+        fs: Any = storage.at(BUCKET).fs
+        fs.invalidate_cache()
+        for path in fs.find("models"):
+            file = folder / path.removeprefix("models/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(path, str(file))
+        areas = ("raw", "processed", "models", "experiments", "registry")
+        settings = {f"MLAPP_STORAGE__{area.upper()}": f"{BUCKET}/{area}" for area in areas}
+        (folder / "home").mkdir()
+        yield Worker(folder, {**environ, **settings, "MLAPP_DEPLOYMENT": "vertex_cpu"})
+
+
+@pytest.fixture(scope="module")
+def parsed(worker: Worker) -> dict[str, Any]:
+    """What Airflow makes of the DAGs folder, the second time: as it is when nothing has to be compiled any more."""
+    code = PARSE.format(dags=str(worker.folder / "dags"))
+    worker.run(code)
+    found: dict[str, Any] = worker.run(code)
+    return found
+
+
+def test_what_composer_lacks_is_lacking_here(worker: Worker) -> None:
+    code = f"import importlib.util, json; print(json.dumps([n for n in {LACKING} if importlib.util.find_spec(n)]))"
+    assert worker.run(code) == []
+
+
+def test_every_dag_is_imported_without_an_error(parsed: dict[str, Any]) -> None:
+    assert parsed["errors"] == {}
+    assert parsed["dags"] == DAGS
+
+
+def test_nothing_but_the_dags_is_searched_for_dags(parsed: dict[str, Any]) -> None:
+    assert sorted(Path(file).stem for file in parsed["files"]) == DAGS
+
+
+def test_each_dag_is_parsed_in_under_two_seconds(parsed: dict[str, Any]) -> None:
+    assert max(parsed["files"].values()) < 2, parsed["files"]
+
+
+def test_parsing_imports_nothing_heavy_of_its_own(worker: Worker, parsed: dict[str, Any]) -> None:
+    """Against what Airflow itself imports for a folder without DAGs."""
+    empty = worker.run(PARSE.format(dags=str(worker.folder / "home")))
+    added = {name.partition(".")[0] for name in {*parsed["modules"]} - {*empty["modules"]}}
+    assert not added & {"google", "grpc", "numpy", "pandas", "gcsfs", "sklearn", "PIL"}
+
+
+MODULES = [
+    *("mlapp.configure", "mlapp.summary", "mlapp.dataset", "mlapp.authenticate", "mlapp.storage"),
+    *(file.stem for file in sorted((ROOT / "plugins").glob("*.py")) if file.stem != "dags_test"),
+    *(
+        f"mlapp.{folder}.{name}"
+        for folder, name in (("images", "builder"), ("trackers", "installed"), ("trackers", "run_folder"))
+        if (ROOT / "mlapp" / folder / f"{name}.py").exists()
+    ),
+]
+
+
+def test_what_runs_on_a_worker_can_be_imported_there(worker: Worker) -> None:
+    code = f"import importlib, json; print(json.dumps([importlib.import_module(n).__file__ for n in {MODULES}]))"
+    files = worker.run(code)
+    assert all(Path(file).is_relative_to(worker.folder) for file in files)
+
+
+def test_a_stage_runs_on_a_worker(worker: Worker) -> None:
+    """Through the runner of the DAGs' tasks, with a bucket's URIs: the deployment and what it sets are found."""
+    uri = f"{BUCKET}/experiments/r/config.json"
+    code = f"""
+import json
+from local_runner import LocalRunner, project_root
+told = []
+ended = LocalRunner(told.append).run("mlapp.configure", ["--run=r", "--to={uri}", '--conf={{"preset": "smoke"}}'])
+print(json.dumps([str(project_root()), ended.exit_code, ended.uri, told]))
+"""
+    root, exit_code, ended, told = worker.run(code)
+    assert (exit_code, ended) == (0, uri), told
+    assert root == str(worker.folder / "dags")
+    content = json.loads(storage.at(uri).read_text(encoding="utf-8"))
+    assert content["placement"]["runner"] == "vertex"
+    assert content["storage"]["registry"] == f"{BUCKET}/registry"
+
+
+def test_scheduler_and_triggerer_need_neither_plugins_nor_the_package(worker: Worker, tmp_path: Path) -> None:
+    """Composer brings plugins/ to neither; they know a DAG in its serialised form alone."""
+    file = tmp_path / "dags.json"
+    serialise = f"""
+import json
+from airflow.dag_processing.dagbag import DagBag
+from airflow.serialization.serialized_objects import DagSerialization
+bag = DagBag({str(worker.folder / "dags")!r})
+open({str(file)!r}, "w").write(json.dumps([DagSerialization.to_dict(dag) for dag in bag.dags.values()]))
+print("0")
+"""
+    worker.run(serialise)
+    read = f"""
+import json, sys
+from airflow.serialization.serialized_objects import DagSerialization
+dags = [DagSerialization.from_dict(dag) for dag in json.load(open({str(file)!r}))]
+ours = [name for name in sys.modules if name.partition(".")[0] in ("mlapp", "stage_operator", "stage_wiring")]
+print(json.dumps([sorted(dag.dag_id for dag in dags), [len(dag.tasks) > 3 for dag in dags], ours]))
+"""
+    names, whole, ours = worker.run(read, on_path=False, AIRFLOW__CORE__PLUGINS_FOLDER=str(tmp_path / "none"))
+    assert names == DAGS
+    assert all(whole)
+    assert not ours

@@ -1,0 +1,267 @@
+"""What deploy/setup.sh does to a project: the commands, the rights that it gives, and that it can be repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gcloud_stub import Gcloud
+
+from mlapp import config
+
+ROOT = Path(__file__).parents[2]
+SETUP, README = ROOT / "deploy" / "setup.sh", ROOT / "deploy" / "README.md"
+PROJECT, REGION = "shop-1-prod", "europe-west4"
+COMPOSER, TRAINING, BUILD = "mlapp-composer", "mlapp-training", "mlapp-build"
+BUCKETS = [f"gs://{PROJECT}-mlapp-{kind}" for kind in ("raw", "processed", "models")]
+# All that each account may do: where, and in which role. A right more is a decision, made here.
+RIGHTS = {
+    COMPOSER: {
+        (PROJECT, "roles/composer.worker"),
+        (PROJECT, "roles/aiplatform.user"),
+        (PROJECT, "roles/cloudbuild.builds.editor"),
+        (f"{TRAINING}@{PROJECT}.iam.gserviceaccount.com", "roles/iam.serviceAccountUser"),
+        (f"{BUILD}@{PROJECT}.iam.gserviceaccount.com", "roles/iam.serviceAccountUser"),
+        ("mlapp", "roles/artifactregistry.reader"),
+        ("mlapp-wandb", "roles/secretmanager.secretAccessor"),
+        *((bucket, "roles/storage.objectUser") for bucket in BUCKETS),
+    },
+    TRAINING: {
+        (PROJECT, "roles/aiplatform.user"),
+        (PROJECT, "roles/logging.logWriter"),
+        ("mlapp-wandb", "roles/secretmanager.secretAccessor"),
+        *((bucket, "roles/storage.objectUser") for bucket in BUCKETS),
+    },
+    BUILD: {
+        (PROJECT, "roles/logging.logWriter"),
+        (BUCKETS[2], "roles/storage.objectViewer"),
+        ("mlapp", "roles/artifactregistry.writer"),
+        ("gs://europe-west4-mlapp-1-bucket", "roles/storage.objectUser"),
+    },
+}
+
+
+@pytest.fixture
+def gcloud(tmp_path: Path) -> Gcloud:
+    return Gcloud(tmp_path / "bin")
+
+
+def setup(gcloud: Gcloud, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SETUP, *arguments], env=gcloud.environ, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def flags(call: list[str]) -> dict[str, str]:
+    pairs = (argument.partition("=") for argument in call if argument.startswith("--"))
+    return {name: value for name, _, value in pairs}
+
+
+def test_each_account_has_these_rights_and_no_more(gcloud: Gcloud) -> None:
+    assert setup(gcloud, "--wandb", PROJECT, REGION).returncode == 0
+    given: dict[str, set[tuple[str, str]]] = {}
+    for call in gcloud.calls:
+        if "add-iam-policy-binding" in call:
+            account = re.fullmatch(
+                rf"serviceAccount:([a-z-]+)@{PROJECT}\.iam\.gserviceaccount\.com", flags(call)["--member"]
+            )
+            assert account, call
+            where = call[call.index("add-iam-policy-binding") + 1]
+            given.setdefault(account[1], set()).add((where, flags(call)["--role"]))
+    assert given == RIGHTS
+    table = re.findall(r"^\|(?: `([a-z-]+)`)? \| `([A-Za-z.]+)` \|", README.read_text(), re.MULTILINE)
+    account, told = "", set()
+    for named, role in table:
+        account = named or account
+        told.add((account, f"roles/{role}"))
+    assert told == {(account, role) for account, rights in RIGHTS.items() for _, role in rights}
+
+
+def test_buckets_are_closed_to_the_outside_and_models_keep_old_versions(gcloud: Gcloud) -> None:
+    setup(gcloud, PROJECT, REGION)
+    made = [call for call in gcloud.calls if call[:3] == ["storage", "buckets", "create"]]
+    assert [call[3] for call in made] == BUCKETS
+    for call in made:
+        assert {"--uniform-bucket-level-access", "--public-access-prevention"} <= {*call}
+        assert flags(call)["--location"] == REGION
+    versioned = [call[3] for call in gcloud.calls if "--versioning" in call]
+    assert versioned == [BUCKETS[2]]
+
+
+def test_the_environments_variables_are_settings_of_the_project(gcloud: Gcloud) -> None:
+    setup(gcloud, "--wandb", PROJECT, REGION)
+    (create,) = [call for call in gcloud.calls if call[:3] == ["composer", "environments", "create"]]
+    variables = dict(pair.split("=", 1) for pair in flags(create)["--env-variables"].split(","))
+    settings = config.load(environ=variables)
+    assert settings.cloud.project == PROJECT
+    assert settings.placement.runner == "vertex"
+    assert settings.placement.service_account == f"{TRAINING}@{PROJECT}.iam.gserviceaccount.com"
+    assert settings.images.repository == f"{REGION}-docker.pkg.dev/{PROJECT}/mlapp/mlapp-training"
+    assert settings.tracking.wandb_secret == f"projects/{PROJECT}/secrets/mlapp-wandb"
+    places = settings.storage.model_dump().values()
+    assert all(place.startswith("gs://") for place in places)
+    assert {place.split("/")[2] for place in places} == {bucket.removeprefix("gs://") for bucket in BUCKETS}
+    assert flags(create)["--image-version"] == "composer-3-airflow-3.3.1"
+
+
+def test_a_dry_run_says_what_a_run_does_and_asks_nothing(gcloud: Gcloud, tmp_path: Path) -> None:
+    said = setup(gcloud, "--dry-run", "--wandb", PROJECT, REGION)
+    assert said.returncode == 0
+    assert not gcloud.calls
+    done = setup(gcloud, "--wandb", PROJECT, REGION)
+    assert done.stdout == said.stdout.replace("BUCKET-OF-THE-ENVIRONMENT", "europe-west4-mlapp-1-bucket")
+    named = [line for line in said.stdout.splitlines() if line.startswith("gcloud ")]
+    assert len(named) == len(gcloud.changes) + 1  # the last one, that gives the secret its value, is the user's
+
+
+def test_what_is_said_can_be_pasted_into_a_shell(gcloud: Gcloud, tmp_path: Path) -> None:
+    said = setup(gcloud, "--dry-run", "--wandb", PROJECT, REGION).stdout
+    script = "\n".join(line for line in said.splitlines() if line.startswith("gcloud ") and "versions add" not in line)
+    pasted = Gcloud(tmp_path / "pasted")
+    subprocess.run(["bash", "-c", script], env=pasted.environ, check=True)
+    setup(gcloud, "--wandb", PROJECT, REGION)
+    assert [[*map(neutral, call)] for call in pasted.calls] == [[*map(neutral, call)] for call in gcloud.changes]
+
+
+def neutral(argument: str) -> str:
+    return argument.replace("BUCKET-OF-THE-ENVIRONMENT", "europe-west4-mlapp-1-bucket")
+
+
+def test_what_exists_is_not_made_again(gcloud: Gcloud) -> None:
+    gcloud.there = True
+    again = setup(gcloud, "--wandb", PROJECT, REGION)
+    assert again.returncode == 0
+    assert not [call for call in gcloud.calls if "create" in call or call[:3] == ["composer", "environments", "update"]]
+    assert "mlapp exists and is left as it is. Its variables should be:\n  MLAPP_DEPLOYMENT=vertex_cpu" in again.stdout
+
+
+def test_without_wandb_there_is_no_secret(gcloud: Gcloud) -> None:
+    assert setup(gcloud, PROJECT, REGION).returncode == 0
+    assert not [call for call in gcloud.calls if call[0] == "secrets"]
+    assert "WANDB" not in str(gcloud.calls)
+
+
+def test_without_an_environment_the_rest_is_there(gcloud: Gcloud) -> None:
+    assert setup(gcloud, "--environment", "none", PROJECT, REGION).returncode == 0
+    assert not [call for call in gcloud.calls if call[0] == "composer"]
+    assert [call for call in gcloud.calls if call[0] == "artifacts"]
+
+
+def test_a_failed_command_ends_it(gcloud: Gcloud) -> None:
+    gcloud.fails = "artifacts repositories create"
+    assert setup(gcloud, PROJECT, REGION).returncode == 1
+    assert gcloud.calls[-1][:3] == ["artifacts", "repositories", "create"]
+
+
+def test_a_right_that_cannot_be_given_ends_it_at_once(gcloud: Gcloud) -> None:
+    gcloud.there = True
+    gcloud.fails = "projects add-iam-policy-binding"
+    assert setup(gcloud, PROJECT, REGION).returncode == 1
+    assert [call[:2] for call in gcloud.calls].count(["projects", "add-iam-policy-binding"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "give PROJECT and REGION, like deploy/setup.sh my-project europe-west4"),
+        ((PROJECT,), "give PROJECT and REGION"),
+        (("Shop_1", REGION), "'Shop_1' is no project id: gcloud projects list shows yours"),
+        (("$(touch hacked)", REGION), "is no project id"),
+        ((PROJECT, "europe"), "'europe' is no region: write it like europe-west4"),
+        (("--environment", "My Env", PROJECT, REGION), "'My Env' is no name for an environment"),
+        (("--deployment", "../x", PROJECT, REGION), "no deployment '../x': make deploy/presets/../x.yaml"),
+        (("--environment",), "--environment needs a name"),
+        (("--force", PROJECT, REGION), "unknown option --force"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line_before_anything_is_done(
+    gcloud: Gcloud, arguments: tuple[str, ...], told: str
+) -> None:
+    ended = setup(gcloud, *arguments)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("setup.sh: error: ")
+    assert told in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert not ended.stdout
+    assert not gcloud.calls
+
+
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [
+        ("login", "gcloud has no login: run gcloud auth login"),
+        ("project", f"no project {PROJECT}, or no access to it: gcloud projects list shows yours"),
+    ],
+)
+def test_no_login_and_no_project_are_told_before_anything_is_done(gcloud: Gcloud, trouble: str, told: str) -> None:
+    setattr(gcloud, trouble, False)
+    ended = setup(gcloud, PROJECT, REGION)
+    assert (ended.returncode, ended.stderr) == (2, f"setup.sh: error: {told}\n")
+    assert not gcloud.changes
+
+
+def test_no_gcloud_is_told(tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("bash", "dirname"):
+        (tools / tool).symlink_to(str(shutil.which(tool)))
+    ended = subprocess.run(
+        [SETUP, PROJECT, REGION], env={"PATH": str(tools)}, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "gcloud is missing: install the Google Cloud CLI, then run gcloud auth login" in ended.stderr
+
+
+def test_gcloud_itself_takes_every_command(gcloud: Gcloud, tmp_path: Path) -> None:
+    """Of each command the call with the most arguments: gcloud takes a second to start."""
+    setup(gcloud, "--wandb", PROJECT, REGION)
+    kinds = {tuple(call[:3]): call for call in sorted(gcloud.changes, key=len)}
+    check_syntax([*kinds.values()], tmp_path)
+
+
+def test_gcloud_itself_takes_the_commands_of_the_readme(tmp_path: Path) -> None:
+    text = README.read_text().replace("PROJECT", PROJECT)
+    calls = [shlex.split(line, comments=True)[1:] for line in text.splitlines() if line.lstrip().startswith("gcloud ")]
+    assert len(calls) > 10
+    logins = [call for call in calls if call[0] == "auth"]
+    check_syntax([call for call in calls if call not in logins], tmp_path)
+
+
+def check_syntax(calls: list[list[str]], tmp_path: Path) -> None:
+    """With the real gcloud, without a login: what it does not take ends with 2, all else with 1."""
+    real = shutil.which("gcloud")
+    if not real:
+        pytest.skip("gcloud is not installed, so its commands cannot be checked")
+    environ = {**os.environ, "CLOUDSDK_CONFIG": str(tmp_path / "config"), "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"}
+    for call in calls:
+        ended = subprocess.run([real, *call], env=environ, capture_output=True, text=True, check=False, input="")
+        assert ended.returncode == 1, (call, ended.stderr)
+        assert "gcloud auth login" in ended.stderr, (call, ended.stderr)
+
+
+def test_the_script_is_clean() -> None:
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    if not shellcheck.exists():
+        pytest.skip("shellcheck is not installed, so the script is not checked")
+    subprocess.run([shellcheck, SETUP], check=True)
+
+
+@pytest.mark.parametrize("name", ["lifecycle.json", "lifecycle-models.json"])
+def test_what_the_lifecycle_removes_can_be_made_again(name: str) -> None:
+    """A rule that deletes live objects names the prefixes of what is only handed over: build contexts, job folders."""
+    for rule in json.loads((SETUP.parent / name).read_text())["rule"]:
+        condition = rule["condition"]
+        if rule["action"]["type"] == "Delete" and "daysSinceNoncurrentTime" not in condition:
+            assert {*condition["matchesPrefix"]} <= {"builds/", "jobs/"}
+
+
+def test_the_newest_images_are_kept() -> None:
+    policies = json.loads((SETUP.parent / "image-cleanup.json").read_text())
+    assert {"action": {"type": "Keep"}, "mostRecentVersions": {"keepCount": 10}, "name": "keep-the-newest"} in policies
