@@ -13,7 +13,6 @@ from mlapp.errors import TryAgainError, UserError
 from mlapp.schema_cloud import Cloud
 
 ENDPOINT = "MLAPP_VERTEX_ENDPOINT"  # host:port of a stand-in for Vertex AI, spoken to without TLS or credentials
-LOGIN = "gcloud auth application-default login"
 ANSWER_WITHIN_S, TRY_FOR_S = 30.0, 60.0
 Kind = Literal["model", "metadata"]
 CLIENTS = {"model": "ModelServiceClient", "metadata": "MetadataServiceClient"}
@@ -92,13 +91,14 @@ class Service:
                 enable = f"gcloud services enable aiplatform.googleapis.com --project={self.project}"
                 return f"the Vertex AI API is not switched on in {self.project}: run `{enable}`"
             case exceptions.PermissionDenied():
+                member = "user:YOUR_ACCOUNT" if os.environ.get(ENDPOINT) else authenticate.member()
                 grant = (
-                    f"gcloud projects add-iam-policy-binding {self.project} --member={_member()} "
+                    f"gcloud projects add-iam-policy-binding {self.project} --member={member} "
                     "--role=roles/aiplatform.user"
                 )
                 return f"no permission in {self.project} ({_line(error)}): run `{grant}`, or mend cloud.project"
             case exceptions.Unauthenticated():
-                return f"Vertex AI does not take the credentials: run `{LOGIN}`"
+                return f"Vertex AI does not take the credentials: run `{authenticate.LOGIN}`"
             case exceptions.ServiceUnavailable() if _unknown_host(error):
                 return (
                     f"there is no {host(self.region)}: give a region of Vertex AI as cloud.region, "
@@ -124,14 +124,6 @@ def _is_passing(error: BaseException) -> bool:
 
 def _unknown_host(error: BaseException) -> bool:
     return any(told in str(error) for told in ("DNS resolution failed", "errors resolving"))
-
-
-def _member() -> str:
-    """Whom a role is granted to: the account that the credentials are of."""
-    current: Any = None if os.environ.get(ENDPOINT) else authenticate.credentials()
-    if email := getattr(current, "service_account_email", None):
-        return f"serviceAccount:{email}"
-    return f"user:{getattr(current, 'account', None) or 'YOUR_ACCOUNT'}"
 
 
 def _line(error: Exception) -> str:
