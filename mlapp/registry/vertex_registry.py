@@ -68,13 +68,12 @@ def run(config: RegisterConfig, workdir: Path) -> Outcome:
         return Outcome(headline=f"{found.name} has no champion yet, and nothing was held: nothing to register")
     versions = Versions(Service("model", config.cloud), config.model_id or found.name, config.timeout_minutes)
     registered = {place: versions.ensure(*_described(_in_bucket(place, config), config)) for place in present}
-    before = versions.aliases()
     if found.champion:
         champion = registered[found.champion]
+        if versions.aliases().get("champion") != champion:
+            versions.give("challenger", None)  # it was one of the former champion; first, or a kill would leave it
         versions.give("champion", champion)
         versions.give("default", champion)
-        if before.get("champion") != champion and not found.challenger:
-            versions.give("challenger", None)
     if found.challenger:
         versions.give("challenger", registered[found.challenger])
     return _told(versions, workdir, {place.name: version for place, version in registered.items()})
@@ -93,17 +92,18 @@ def _by_hand(place: UPath) -> Found:
 
 
 def _of_run(promoted: str, settings: RegisterConfig) -> Found:
-    """The champion as the pointer names it now, and this run's challenger if it was held."""
+    """The champion as the pointer names it now, and this run's challenger if it was held against that one."""
     result = StageResult.load(promoted)
     try:
         config = PromoterConfig.model_validate(result.config)
     except ValidationError as error:
         raise UserError(f"{result.uri} is no promotion of this version: give --bundle, the promoted folder") from error
-    manifest = manifest_of(config.registry, config.name, Pointer(config.registry, config.name).read())
+    present = Pointer(config.registry, config.name).read()
+    manifest = manifest_of(config.registry, config.name, present)
     champion = manifest.parent if manifest else None
     vetted = StageResult.load(config.verdict)
     verdict = promoter.read_verdict(vetted)
-    if verdict.decision != "hold":
+    if verdict.decision != "hold" or verdict.champion_before != present:
         return Found(config.name, champion)
     parent = _bucket(settings) / config.name
     with Draft(parent) as draft:

@@ -36,11 +36,11 @@ class RefusedError(Exception):
 
 
 class Front:
-    """What stands before every method: one call at a time, counted; ``faults`` are raised first, one a call."""
+    """What stands before every method: one call at a time, counted; `faults` come first, one a call (None: none)."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
-        self.faults: dict[str, list[RefusedError]] = {}
+        self.faults: dict[str, list[RefusedError | None]] = {}
         self.lock = threading.RLock()
 
     def add(self, server: grpc.Server, service: str, methods: Mapping[str, Method]) -> None:
@@ -60,8 +60,8 @@ class Front:
             with self.lock:
                 self.calls[name] += 1
                 try:
-                    if waiting := self.faults.get(name):
-                        raise waiting.pop(0)
+                    if (waiting := self.faults.get(name)) and (fault := waiting.pop(0)):
+                        raise fault
                     return answer(request)
                 except RefusedError as refused:
                     status = status_pb2.Status(code=refused.code.value[0], message=refused.message)

@@ -119,10 +119,30 @@ def test_a_held_challenger_is_shown_beside_the_champion_until_a_promotion_settle
     assert verify(storage.at(challenger.artifact_uri)).model_sha256 == held.verdict.challenger.sha256
     assert not (tmp_path / "registry" / NAME / challenger.labels["mlapp-bundle"]).exists()
 
+    kept = tmp_path / "held" / "result.json"
+    storage.write_text(kept, held.promoted.model_dump_json())
+
     register(tmp_path, run_of(0))
+    register(tmp_path, promoted=str(kept))
 
     assert vertex.models.aliases(NAME) == {"default": "3", "champion": "3"}
     assert uploads(vertex) == 3
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_aliases_that_were_moved_only_in_part_are_mended_by_the_next_start(
+    tmp_path: Path, vertex: vertex_models.Vertex, run_of: Any, done: int
+) -> None:
+    """Given a champion and a challenger, then a promotion whose registration breaks off between two aliases."""
+    register(tmp_path, run_of(0, 2, 4, 6))
+    register(tmp_path, run_of(0, 2, 4, 8))
+    better = run_of(0)
+    lost = RefusedError(grpc.StatusCode.INTERNAL, "lost")
+    vertex.front.faults = {"MergeVersionAliases": [*[None] * done, lost]}
+    with pytest.raises(TryAgainError, match="lost"):
+        register(tmp_path, better)
+    register(tmp_path, better)
+    assert vertex.models.aliases(NAME) == {"default": "3", "champion": "3"}
 
 
 def test_a_rejected_challenger_is_not_uploaded(tmp_path: Path, vertex: vertex_models.Vertex, run_of: Any) -> None:
