@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from mlapp import config as configuration
 from mlapp import ended, storage, tracking
-from mlapp.errors import Dismissed, Terminated, UserError, WorkerLostError, raise_terminated
+from mlapp.errors import Dismissed, Terminated, TryAgainError, UserError, raise_terminated
 from mlapp.result import StageResult
 from mlapp.schema import Config
 from mlapp.section import Section
@@ -40,7 +40,7 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
     try:
         result = tracked(stage, arguments)
         ended.tell(arguments.ended_to, 0, uri=result.uri)
-    except (UserError, WorkerLostError) as error:
+    except (UserError, TryAgainError) as error:
         line = f"{parser.prog}: error: {error}"
         print(line, file=sys.stderr)
         code = 2 if isinstance(error, UserError) else os.EX_TEMPFAIL

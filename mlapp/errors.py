@@ -16,11 +16,15 @@ class UserError(Exception):
     """
 
 
-class WorkerLostError(Exception):
-    """Of several workers that train together one is gone or never came, told in one line; starting again mends it.
+class TryAgainError(Exception):
+    """What is needed is away for now, told in one line; starting again mends it.
 
     A stage that raises it ends with exit code 75 (EX_TEMPFAIL of sysexits.h) and that line, without a traceback.
     """
+
+
+class WorkerLostError(TryAgainError):
+    """Of several workers that train together one is gone or never came."""
 
 
 class Dismissed(BaseException):

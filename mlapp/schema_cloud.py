@@ -108,9 +108,26 @@ class Registration(Section):
     """What Vertex AI is told of a run once it is over; each is optional, and works for a model trained anywhere."""
 
     model_registry: bool = Field(False, description="upload a promoted model to Vertex Model Registry")
-    serving_image: str | None = Field(
-        None, description="container that serves the model from its bundle; unset: registered without one"
+    model_id: str | None = Field(
+        None,
+        pattern=r"^[a-z_][a-z0-9_-]{0,62}$",
+        description="id of the model in Vertex Model Registry; unset: promotion.name",
     )
+    serving_image: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9._:/-]*(@sha256:[0-9a-f]{64})?$",
+        description="container that serves the model from its bundle; unset: registered by name and address only, "
+        "because Vertex AI takes files only together with a container",
+    )
+    artifacts: str | None = Field(
+        None,
+        pattern=r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^?#]*)?$",
+        description="where bundles of a local registry, and of held challengers, are copied to; "
+        "unset: below storage.models, where that is in a bucket",
+    )
+    timeout_minutes: float = Field(30.0, gt=0, le=240, description="minutes to wait for an upload")
     experiment: str | None = Field(
-        None, pattern=r"^[a-z0-9][a-z0-9-]{0,127}$", description="Vertex Experiment to log runs to; unset: none"
+        None,
+        pattern=r"^[a-z0-9][a-z0-9-]{3,63}$",
+        description="Vertex Experiment to log runs to, made if it is not there; unset: none",
     )

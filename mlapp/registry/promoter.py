@@ -64,7 +64,7 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
             headline=f"hold: {earlier[-1]} was promoted before and rolled back; --again true promotes it again"
         )
     with Draft(pointer.folder) as draft:
-        manifest = _fill(draft, config, verdict, vetted, challenger)
+        manifest = fill(draft, config, verdict, vetted, challenger)
         if manifest.model_sha256 != model:
             raise UserError(f"{challenger.artifact('model')} changed while it was copied: run the DAG again")
         place = install(draft, manifest, pointer.folder)
@@ -80,9 +80,10 @@ def read_verdict(vetted: StageResult) -> Verdict:
         raise UserError(f"{vetted.artifact('verdict')} is not a verdict of this version: vet again") from error
 
 
-def _fill(
+def fill(
     draft: Path, config: PromoterConfig, verdict: Verdict, vetted: StageResult, challenger: StageResult
 ) -> Manifest:
+    """Write everything that a bundle of this challenger holds into a draft; returns the manifest."""
     dataset = Dataset.open(config.data)
     for name, file in MODELS.items():
         shutil.copyfile(challenger.local(name), draft / file)
