@@ -9,7 +9,11 @@ widths learn from the teacher (**distill**), and the best student loses filters 
 beside the networks, to compare them with (**baseline**). The smallest candidate that is nearly as good as the teacher
 on the validation split becomes the challenger (**choose**). It meets the champion on the frozen test set (**vet**) and
 takes its place if it earned it (**promote**). The run ends by telling which data it trained on (**announce**), and with
-a table of what came of it (**summarise**), in `experiments/<date>-<run>/`.
+a table of what came of it (**summarise**), in `experiments/<date>-<run>/`. If the run asks for it, Vertex AI is shown
+the model (**register**) and the run (**log_experiment**).
+
+Stages run on the worker, or as Vertex AI jobs where the settings say so (`placement.runner`); for those an image is had
+ready first (**image**).
 
 A stage whose code, settings and inputs have not changed since an earlier run is not computed again.
 
@@ -90,7 +94,11 @@ def fashion_mnist_training() -> None:
         results=[raw, report, data, *searches, *models],
     )
     announced = task(task_id="announce", outlets=[MODEL])(announce_model)(data, promoted)
-    announced >> stages.summary([raw, report, data, *searches, *models, challenger, verdict, promoted])
+    summary = stages.summary([raw, report, data, *searches, *models, challenger, verdict, promoted])
+    announced >> summary
+    registered = stages.one("register", "mlapp.registry.vertex_registry", promoted=promoted)
+    folder = "{{ ti.xcom_pull('configure').removesuffix('/config.json') }}"
+    [summary, registered] >> stages.one("log_experiment", "mlapp.registry.vertex_experiment", folder=folder)
 
 
 fashion_mnist_training()

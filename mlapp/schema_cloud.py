@@ -54,7 +54,7 @@ class Placement(Section):
 
     runner: Literal["local", "vertex"] = Field("local", description="local: on the worker itself; vertex: custom jobs")
     local_tasks: tuple[str, ...] = Field(
-        ("summarise",),
+        ("summarise", "register", "log_experiment"),
         description="tasks that run on the worker whatever the runner; configure always does",
     )
     places: tuple[Place | Literal["local"], ...] = Field(

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from loopback import gcs
 
-from mlapp.images.context import Context
+from mlapp.images.context import BESIDE_THE_PACKAGE, PACKAGE, Context
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy" / "cloudbuild.yaml"

@@ -10,7 +10,6 @@ import grpc
 from google.cloud import aiplatform_v1 as api
 from google.longrunning import operations_pb2
 from google.protobuf import json_format
-from loopback.vertex_operations import Operations
 from loopback.vertex_model_rules import (
     EXISTS,
     INVALID,
@@ -24,6 +23,7 @@ from loopback.vertex_model_rules import (
     numbered,
     of,
 )
+from loopback.vertex_operations import Operations
 
 METADATA_ID = re.compile(r"[a-z0-9-]{4,128}")
 SCHEMAS = {("system.Experiment", "0.0.1"), ("system.ExperimentRun", "0.0.1"), ("system.Model", "0.0.1")}

@@ -17,7 +17,6 @@ import grpc
 from google.cloud import aiplatform_v1 as api
 from google.longrunning import operations_pb2
 from loopback.vertex_metadata import Metadata
-from loopback.vertex_operations import Operations
 from loopback.vertex_model_rules import (
     EXISTS,
     INVALID,
@@ -33,6 +32,7 @@ from loopback.vertex_model_rules import (
     located,
     of,
 )
+from loopback.vertex_operations import Operations
 
 MODEL_ID = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
 BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/.*)?")
