@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 # Where a stage can run: the name that a DAG gives, and the class that runs it there (module:class, imported on use).
+# Beside them the operator knows `vertex`, which is waited for in other ways (`vertex_ladder`).
 RUNNERS = {"local": "local_runner:LocalRunner"}
 BAD_INPUT = 2
 
@@ -49,6 +50,6 @@ class Runner(Protocol):
 def runner_at(place: str, say: Callable[[str], object]) -> Runner:
     """A fresh runner for the place of this name."""
     if place not in RUNNERS:
-        raise ValueError(f"no runner {place!r}: choose one of {', '.join(RUNNERS)}")
+        raise ValueError(f"no runner {place!r}: choose one of {', '.join(RUNNERS)}, vertex")
     module, _, name = RUNNERS[place].partition(":")
     return cast(Runner, getattr(importlib.import_module(module), name)(say))

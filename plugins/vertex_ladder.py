@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stage_runner import BAD_INPUT, Ended
+from vertex_errand import Attempt, Errand
 from vertex_errors import explain, image_trouble, short_of
 from vertex_jobs import PENDING, RUNNING, Jobs, brief, console, is_over
 from vertex_one import OneJob
 from vertex_prices import estimate
 from vertex_records import Records
-from vertex_spec import ENDED, Attempt, Errand, custom_job, for_stage, hop, place_name
+from vertex_spec import ENDED, custom_job, for_stage, hop, place_name
 
-from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.schema import Config
 from mlapp.schema_cloud import Place
@@ -58,7 +58,6 @@ class Ladder:
     """What happens to an errand, step by step; what is known between two steps stands in its job's labels."""
 
     def __init__(self, errand: Errand, config: Config, deadline: datetime, say: Callable[[str], object]) -> None:
-        _check(config)
         self.errand = errand
         self.settings = config.placement
         self.deadline = deadline
@@ -188,17 +187,3 @@ class Ladder:
         place = self.places[attempt.rung]
         assert isinstance(place, Place)
         return attempt, place
-
-
-def _check(config: Config) -> None:
-    if not config.placement.places:
-        raise UserError(
-            "placement.runner is vertex, but placement.places is empty: name places, or take a deployment that "
-            "does, as in MLAPP_DEPLOYMENT=vertex_cpu"
-        )
-    for area, uri in config.storage.model_dump().items():
-        if storage.is_local(storage.at(uri)):
-            raise UserError(
-                f"placement.runner is vertex, but storage.{area} is {uri}, on this machine: set storage.{area} to "
-                "a gs:// URI (gcloud storage buckets create gs://NAME makes a bucket)"
-            )

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from vertex_errand import Errand
 from vertex_jobs import CANCELLING, Jobs, brief, console, is_over, transient
 from vertex_records import Records
-from vertex_spec import Errand
 
 KILL_S = 4.0  # Airflow ends a worker 5 s after it told it to
 

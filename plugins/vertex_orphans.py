@@ -15,8 +15,9 @@ FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "remove
 
 def reap(conf: str) -> list[str]:
     """Cancel every active job of this Airflow, in the regions of the settings, whose task does not wait for it."""
+    from vertex_errand import installation
     from vertex_jobs import Jobs, is_over
-    from vertex_spec import MARK, installation
+    from vertex_spec import MARK
 
     from mlapp.config import DEFAULT_PRESET
     from mlapp.configure import read_conf, resolve

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from stage_runner import Ended
+from vertex_errand import Attempt
 from vertex_jobs import is_over
 from vertex_prices import cost
-from vertex_spec import ENDED, ENDED_WORKER, Attempt, hop, place_name
+from vertex_spec import ENDED, ENDED_WORKER, hop, place_name
 
 from mlapp import storage
 from mlapp.schema import Config

@@ -1,91 +1,23 @@
-"""The custom job that runs a stage: who it is for, in labels and environment, and what it runs on."""
+"""The custom job that runs a stage: what it runs on, and in labels and environment, whom it is for."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
-import os
 import re
-import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Literal
 
-from mlapp import storage
+from vertex_errand import Attempt, Errand, installation
+
 from mlapp.schema_cloud import Place, Placement
 from mlapp.stage import HOPS
 
 TASK = "MLAPP_TASK"
 MARK = {"mlapp": "stage"}
 ENDED, ENDED_WORKER = "ended.json", "ended-worker.json"
-
-
-@dataclass(frozen=True)
-class TaskKey:
-    """A task instance of Airflow, whichever try of it."""
-
-    dag_id: str
-    run_id: str
-    task_id: str
-    map_index: int = -1
-
-    @property
-    def digest(self) -> str:
-        """A hash of it that a label can hold."""
-        return _digest(asdict(self))
-
-    @property
-    def name(self) -> str:
-        """How people are told of it."""
-        return self.task_id if self.map_index < 0 else f"{self.task_id}[{self.map_index}]"
-
-
-@dataclass(frozen=True)
-class Errand:
-    """A stage's command with all that it depends on, on behalf of a task instance."""
-
-    task: TaskKey
-    module: str
-    arguments: tuple[str, ...]
-    config: str
-    image: str
-
-    @property
-    def identity(self) -> str:
-        """The same for every try at the same work, another one as soon as arguments, settings or image change."""
-        settings = storage.at(self.config).read_text(encoding="utf-8")
-        return _digest([asdict(self.task), self.module, self.arguments, settings, self.image])
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One job of an errand: which it is, where it runs, and what was tried before it."""
-
-    identity: str
-    number: str
-    rung: int
-    preempted: int
-    hops: tuple[dict[str, str], ...]
-
-    @classmethod
-    def of(cls, job: Any) -> Attempt:
-        """What a job of ours tells of itself: nothing else remembers it."""
-        container = job.job_spec.worker_pool_specs[0].container_spec
-        environ = {variable.name: variable.value for variable in container.env}
-        labels = job.labels
-        return cls(
-            identity=labels["mlapp_identity"],
-            number=labels["mlapp_attempt"],
-            rung=int(labels["mlapp_rung"]),
-            preempted=int(labels["mlapp_preempted"]),
-            hops=tuple(json.loads(environ[HOPS])),
-        )
-
-    def folder(self, prefix: str) -> str:
-        """URI of the folder that this attempt leaves its end in."""
-        return f"{prefix}/{self.identity}/{self.number}"
 
 
 def custom_job(
@@ -152,18 +84,6 @@ def label_value(text: str) -> str:
     return re.sub(r"[^a-z0-9_-]+", "-", text.lower())[:63]
 
 
-def installation() -> str:
-    """Which Airflow this is: its job's reaper must not take those of another one for orphans."""
-    from airflow.sdk.configuration import conf
-
-    composer = [os.environ.get(name, "") for name in ("COMPOSER_LOCATION", "COMPOSER_ENVIRONMENT")]
-    url = conf.get("api", "base_url", fallback="")
-    if any(composer):
-        return _digest(composer)
-    shared = url and not re.search(r"//(localhost|127\.)", url)
-    return _digest(url if shared else [socket.gethostname(), os.environ.get("AIRFLOW_HOME")])
-
-
 def _pools(errand: Errand, attempt: Attempt, place: Place, folder: str, project: str) -> list[dict[str, Any]]:
     accelerators = {"accelerator_type": place.accelerator_type, "accelerator_count": place.accelerator_count}
     environ = {
@@ -197,7 +117,3 @@ def variables(environ: Mapping[str, str]) -> list[dict[str, str]]:
 def hop(place: Place | str, outcome: str) -> dict[str, str]:
     """A `mlapp.result.Hop`, as it passes to the container."""
     return {"place": place_name(place), "outcome": outcome}
-
-
-def _digest(content: Sequence[Any] | Mapping[str, Any] | str) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

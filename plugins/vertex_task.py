@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk.exceptions import AirflowException
+from vertex_errand import Errand, TaskKey
 from vertex_errors import explain
 from vertex_ladder import Ladder, NoRoomError
-from vertex_spec import Errand, TaskKey
 
 from mlapp import config as configuration
 from mlapp import storage
@@ -34,6 +34,7 @@ def settings_of(uri: str) -> Config:
 def placed(operator: StageOperator, context: Context, command: Sequence[str]) -> Iterator[Ladder]:
     """The ladder for a task's stage; whatever is raised, the job is cancelled."""
     config = settings_of(str(operator.config))
+    _check(config)
     ladder = None
     try:
         errand = _errand(operator, context, command, config)
@@ -72,3 +73,17 @@ def _deadline(operator: StageOperator, context: Context, config: Config) -> date
     limit = timedelta(hours=config.placement.deadline_hours)
     began = cast(Any, context)["ti"].start_date or datetime.now(UTC)
     return cast(datetime, began + min(limit, operator.execution_timeout or limit))
+
+
+def _check(config: Config) -> None:
+    if not config.placement.places:
+        raise UserError(
+            "placement.runner is vertex, but placement.places is empty: name places, or take a deployment that "
+            "does, as in MLAPP_DEPLOYMENT=vertex_cpu"
+        )
+    for area, uri in config.storage.model_dump().items():
+        if storage.is_local(storage.at(uri)):
+            raise UserError(
+                f"placement.runner is vertex, but storage.{area} is {uri}, on this machine: set storage.{area} to "
+                "a gs:// URI (gcloud storage buckets create gs://NAME makes a bucket)"
+            )

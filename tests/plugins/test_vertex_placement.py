@@ -8,6 +8,7 @@ import signal
 from datetime import UTC, datetime, timedelta
 
 import grpc
+import planted
 import pytest
 import vertex_case as case
 import vertex_jobs
@@ -15,7 +16,7 @@ import vertex_stub as stub
 from airflow.sdk.definitions.retry_policy import RetryAction
 from airflow.sdk.exceptions import AirflowException, TaskDeferred
 from stage_operator import NO_SECOND_TRY, BadInput
-from vertex_spec import Attempt
+from vertex_errand import Attempt
 
 from mlapp import storage
 
@@ -129,6 +130,15 @@ def test_a_look_that_fails_is_no_end(vertex, config):
     assert stage.execute(case.context()) == stub.URI
     assert sum("looking again later" in line for line in lines) == 2
     assert vertex.creates == 1
+
+
+def test_the_image_may_be_what_the_image_step_made(vertex, config, tmp_path):
+    (tmp_path / "image.json").write_text(json.dumps({"image": case.IMAGE, "tag": "t", "built": True}))
+    made = planted.result(tmp_path, "image", {"image": tmp_path / "image.json"})
+    stage, _ = case.operator(config(image=None), image=made.uri)
+    assert stage.execute(case.context()) == stub.URI
+    (job,) = vertex.jobs.values()
+    assert job.job_spec.worker_pool_specs[0].container_spec.image_uri == case.IMAGE
 
 
 # The ladder

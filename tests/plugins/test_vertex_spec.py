@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from google.cloud.aiplatform_v1 import CustomJob
 from vertex_case import IMAGE
-from vertex_spec import Attempt, Errand, TaskKey, custom_job, for_stage, hop, label_value, place_name
+from vertex_errand import Attempt, Errand, TaskKey
+from vertex_spec import custom_job, for_stage, hop, label_value, place_name
 from vertex_stub import check
 
 from mlapp import cluster
 from mlapp.schema_cloud import Place, Placement
 
+ROOT = Path(__file__).parents[2]
 PREFIX = "gs://models/models/jobs"
 TASK = TaskKey("fashion_mnist_training", "manual__2026-11-21T10:00:00+00:00", "distill", 1)
 GPU = Place(region="europe-west4", machine_type="n1-standard-8", accelerator_type="NVIDIA_TESLA_T4", replicas=3)
@@ -97,6 +103,18 @@ def test_whatever_a_run_is_called_the_job_is_well_formed(run):
 
 def test_the_users_labels_cannot_take_the_place_of_ours():
     assert job(labels={"mlapp_identity": "mine"}).labels["mlapp_identity"] == "f" * 32
+
+
+def test_what_airflow_loads_at_its_start_brings_nothing_heavy():
+    code = (
+        "import sys, vertex_task, vertex_orphans, vertex_ladder; "
+        "print([name for name in ('google.cloud.aiplatform', 'google.api_core', 'grpc', 'numpy') if name in sys.modules])"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "plugins")])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def test_how_a_place_is_called():
