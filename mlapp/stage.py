@@ -129,7 +129,6 @@ class Stage(Generic[C]):
     def _compute(self, config: C, key: str, place: Workspace) -> StageResult:
         local, folder = place.local, place.workdir
         storage.remove(folder / RESULT)
-        storage.remove_drafts(local)
         place.resume()
         tracking.began(self.name, key, config.model_dump(mode="json"))
         wall, cpu = time.perf_counter(), _cpu_seconds()
@@ -203,7 +202,8 @@ def _artifact(path: Any, local: Path, folder: Any) -> Artifact:
     relative = str(Path(place.path).relative_to(local.absolute())) if inside else str(place)
     if inside and not storage.is_local(folder):
         storage.put(Path(place.path), folder / relative)
-    return Artifact(uri=relative, sha256=storage.sha256(place), bytes=place.stat().st_size)
+    size, digest = storage.described(place)
+    return Artifact(uri=relative, sha256=digest, bytes=size)
 
 
 @contextmanager

@@ -54,15 +54,19 @@ def sha256(path: UPath | Path) -> str:
     return digest.hexdigest()
 
 
+def described(path: UPath) -> tuple[int, str]:
+    """Size and SHA-256 of a file; in Cloud Storage as noted when it was uploaded, else it is read."""
+    found = path.fs.info(path.path)
+    noted = found.get("metadata", {}).get(NOTED) if in_gcs(path) else None
+    return found["size"], noted or sha256(path)
+
+
 def damage(path: UPath, size: int, digest: str) -> str | None:
     """How a file differs from one of this size and SHA-256: missing, altered, or not at all."""
     try:
-        found = path.fs.info(path.path)
+        return None if described(path) == (size, digest) else "altered"
     except FileNotFoundError:
         return "missing"
-    noted = found.get("metadata", {}).get(NOTED) if in_gcs(path) else None
-    whole = found["size"] == size and (noted or sha256(path)) == digest
-    return None if whole else "altered"
 
 
 @contextmanager
@@ -87,19 +91,6 @@ def atomic_file(path: UPath | Path) -> Iterator[Path]:
             os.replace(draft, path.path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def flush(folder: Path) -> None:
-    """Have the disk hold every file of a folder before anything names it: a power cut must not empty them."""
-    for path in folder.iterdir():
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
-
-
-def remove_drafts(folder: Path) -> None:
-    """Remove what a kill in the middle of `atomic_file` left in a folder that is ours alone."""
-    for draft in folder.rglob(f".*{DRAFT}"):
-        draft.unlink()
 
 
 def write_text(path: UPath | Path, text: str) -> None:

@@ -44,6 +44,8 @@ class Workspace:
     def resume(self) -> None:
         """Bring back what an attempt that broke off has kept, and say in the work directory who works there now."""
         if not self.remote:
+            for draft in self.local.rglob(f".*{storage.DRAFT}"):  # of a kill in the middle of `storage.atomic_file`
+                draft.unlink()
             return
         place = self.workdir / KEPT
         for name in sorted(place.fs.find(place.path)):

@@ -85,13 +85,20 @@ def install(draft: Path, manifest: Manifest, parent: UPath) -> UPath:
     if (place if local else place / MANIFEST).exists():
         verify(place)
     elif local:
-        storage.flush(draft)
+        _flush(draft)
         draft.chmod(0o755)
         os.replace(draft, place.path)
     else:
         for name in (*manifest.files, MANIFEST):
             storage.put(draft / name, place / name)
     return place
+
+
+def _flush(folder: Path) -> None:
+    """Have the disk hold every file of a folder before anything names it: a power cut must not empty them."""
+    for path in folder.iterdir():
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def verify(place: UPath) -> Manifest:
