@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 PRESET ?= quick
 DAG ?= fashion_mnist_training
+ENVIRONMENT ?= mlapp
 CONF ?= {}
 # Two at a time, each file in one process: what a file prepares is prepared once.
 PYTEST_ARGS ?= -n 2 --dist loadfile
@@ -11,7 +12,11 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 override CONF := $(value CONF)
 override PRESET := $(value PRESET)
 override DAG := $(value DAG)
-export CONF PRESET DAG
+override ENVIRONMENT := $(value ENVIRONMENT)
+override REGION := $(value REGION)
+override PROJECT := $(value PROJECT)
+override BUCKET := $(value BUCKET)
+export CONF PRESET DAG ENVIRONMENT REGION PROJECT BUCKET
 
 # A stamp is named for the content that it stands for: other requirements, another stamp, another installation.
 REQUIREMENTS := requirements-dev.txt
@@ -19,12 +24,12 @@ LOCK := $(shell sha256sum $(REQUIREMENTS) | cut -c1-12)
 INSTALLED := .venv/installed-$(LOCK)
 MIGRATED := .airflow/migrated-$(LOCK)
 
-.PHONY: help env run test
+.PHONY: help env run test test-container deploy
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to make
 	@echo "usage: make TARGET [DAG=fashion_mnist_data] [PRESET=quick] [CONF='{\"training.epochs\": 3}'] [PYTHON=python3.11]"
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 18
 
 env: $(INSTALLED) $(MIGRATED) ## Create the environment: .venv from the pinned requirements, Airflow's database
 
@@ -33,6 +38,10 @@ run: env ## Run a whole DAG, by default the training: data, models, verdict, pro
 
 test: env ## Check style and types, run all tests
 	@source ./env.sh && ruff check . && ruff format --check . && mypy && python -m pytest $(PYTEST_ARGS)
+
+deploy: env ## Bring the DAGs into a Composer environment: REGION=… [ENVIRONMENT=mlapp PROJECT=…], or BUCKET=gs://…
+	@source ./env.sh && exec python deploy/sync.py --environment="$$ENVIRONMENT" --region="$$REGION" \
+	  --project="$$PROJECT" --bucket="$$BUCKET"
 
 $(INSTALLED):
 	@command -v "$(PYTHON)" >/dev/null || { echo "make: $(PYTHON) is missing: install Python 3.11 with its venv module" \
