@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,11 +51,8 @@ class Workspace:
         for name in sorted(place.fs.find(place.path)):
             kept = place / name.removeprefix(f"{place.path}/")
             self._kept.add(kept)
-            if kept.suffix == ARCHIVE:
-                with tarfile.open(storage.fetch(kept)) as archive:
-                    archive.extractall(self._folder_of(kept), filter="data")
-            else:
-                log.info("another process began this on %s", " at ".join(json.loads(storage.read_text(kept)).values()))
+            with suppress(FileNotFoundError):  # another machine got its result in this moment
+                self._take_up(kept)
         here = {"host": f"{socket.gethostname()}:{os.getpid()}", "at": datetime.now(UTC).isoformat(timespec="seconds")}
         storage.write_text(place / OWNER, json.dumps(here))
         self._kept.add(place / OWNER)
@@ -93,9 +90,13 @@ class Workspace:
         now = time.monotonic()
         self._next[folder] = now + (now - began) / SHARE
 
-    def _folder_of(self, kept: UPath) -> Path:
-        """The local folder that an archive is of."""
-        return self.local / str(kept.path).removeprefix(f"{(self.workdir / KEPT).path}/").removesuffix(ARCHIVE)
+    def _take_up(self, kept: UPath) -> None:
+        if kept.suffix != ARCHIVE:
+            log.info("another process began this on %s", " at ".join(json.loads(storage.read_text(kept)).values()))
+            return
+        folder = str(kept.path).removeprefix(f"{(self.workdir / KEPT).path}/").removesuffix(ARCHIVE)
+        with tarfile.open(storage.fetch(kept)) as archive:
+            archive.extractall(self.local / folder, filter="data")
 
 
 @contextmanager

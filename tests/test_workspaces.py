@@ -123,6 +123,20 @@ def test_two_machines_in_one_work_directory_leave_one_valid_result(remote: UPath
     assert kept(remote) == []
 
 
+def test_what_another_machine_removes_meanwhile_is_not_missed(remote: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a result that comes from elsewhere between the listing and the reading, then the work begins anew."""
+    with pytest.raises(Terminated):
+        run(Counting(stop_at=2), str(remote))
+
+    def gone(path: UPath, digest: str | None = None) -> Path:
+        raise FileNotFoundError(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "fetch", gone)
+        run(Counting(), str(remote))
+    assert (remote / "counted.txt").read_text() == "0 to 3"
+
+
 def test_a_work_directory_without_its_bucket_is_told_before_any_work(cloud: dict[str, str]) -> None:
     with pytest.raises(
         UserError, match="there is no bucket gs://nosuch: run `gcloud storage buckets create gs://nosuch"

@@ -11,7 +11,7 @@ from loopback import gcs
 
 @pytest.fixture(scope="session")
 def gcs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the Cloud Storage of this session keeps its log, for `gcs.requests`."""
+    """Where the Cloud Storage of this test run keeps its log, for `gcs.requests`."""
     return tmp_path_factory.mktemp("gcs")
 
 
