@@ -85,7 +85,7 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
 
     def resume(self, context: Context, waiting: Mapping[str, Any] | None = None, event: Any = None) -> str:
         """Go on after a deferral. ``airflow dags test`` gives the trigger's event in place of what to wait for."""
-        from vertex_ladder import Waiting
+        from vertex_task import Waiting
 
         return self._climb(
             context, lambda ladder: ladder.look(Waiting(**waiting)) if waiting else ladder.begin(fresh=False)
@@ -100,8 +100,7 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
 
     def _climb(self, context: Context, first: Callable[[Ladder], Step]) -> str:
         """Follow the stage over the ladder of places to its end, or to the next deferral."""
-        from vertex_ladder import Fallback, Waiting
-        from vertex_task import placed
+        from vertex_task import Fallback, Waiting, placed
 
         from mlapp.errors import UserError
 

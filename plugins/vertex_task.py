@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.sdk.exceptions import AirflowException
 from vertex_errand import Errand, TaskKey
 from vertex_errors import explain
-from vertex_ladder import Ladder, NoRoomError
+from vertex_ladder import Fallback, Ladder, NoRoomError, Waiting
 
 from mlapp import config as configuration
 from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.result import StageResult
 from mlapp.schema import Config
+
+# Airflow executes the modules in plugins/ once more, in any order: only what comes through the same module is the same
+# class. So the operator takes the ladder's steps from here.
+__all__ = ["Fallback", "Waiting", "placed", "settings_of"]
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

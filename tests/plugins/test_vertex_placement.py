@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
+import sys
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -12,6 +14,7 @@ import planted
 import pytest
 import vertex_case as case
 import vertex_jobs
+import vertex_ladder
 import vertex_stub as stub
 from airflow.sdk.definitions.retry_policy import RetryAction
 from airflow.sdk.exceptions import AirflowException, TaskDeferred
@@ -59,6 +62,15 @@ def test_success_hands_on_the_uri_that_the_stage_left(vertex, config, deferrable
     stage, _ = case.operator(config(), deferrable=deferrable)
     assert case.through(stage, case.context(), lost) == stub.URI
     assert (vertex.creates, vertex.states()) == (1, ["SUCCEEDED"])
+
+
+def test_it_does_not_matter_that_airflow_executes_the_plugins_modules_again(vertex, config, monkeypatch):
+    case.operator(config(local_tasks=["train"]), module="stub_stage")[0].execute(case.context())
+    again = importlib.util.spec_from_file_location("vertex_ladder", vertex_ladder.__file__)
+    module = importlib.util.module_from_spec(again)
+    monkeypatch.setitem(sys.modules, "vertex_ladder", module)
+    again.loader.exec_module(module)
+    assert case.through(case.operator(config(), deferrable=True)[0], case.context()) == stub.URI
 
 
 def test_where_nothing_may_be_deferred_the_task_waits_itself(vertex, config, monkeypatch):
