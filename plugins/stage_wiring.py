@@ -84,6 +84,7 @@ class Stages:
             "mlapp.summary",
             results=results,
             started="{{ dag_run.start_date.isoformat() }}",
+            placed="{{ ti.xcom_pull('configure').removesuffix('config.json') }}placed",
             workdir="{{ ti.xcom_pull('configure').removesuffix('/config.json') }}",
             **RUN,
         )
