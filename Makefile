@@ -39,6 +39,9 @@ run: env ## Run a whole DAG, by default the training: data, models, verdict, pro
 test: env ## Check style and types, run all tests
 	@source ./env.sh && ruff check . && ruff format --check . && mypy && python -m pytest $(PYTEST_ARGS)
 
+test-container: env ## Build, push, pull and run the training image with real tools (root, Debian; 10 minutes, 15 GB)
+	@source ./env.sh && exec python -m pytest -s tests/container/e2e_training_image.py
+
 deploy: env ## Bring the DAGs into a Composer environment: REGION=… [ENVIRONMENT=mlapp PROJECT=…], or BUCKET=gs://…
 	@source ./env.sh && exec python deploy/sync.py --environment="$$ENVIRONMENT" --region="$$REGION" \
 	  --project="$$PROJECT" --bucket="$$BUCKET"

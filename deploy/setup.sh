@@ -168,6 +168,8 @@ in_project mlapp-training roles/logging.logWriter
 
 step "The build account reads what it builds from, under builds/ in the models bucket"
 on_bucket "$models" mlapp-build roles/storage.objectViewer
+step "… puts the image's bill of materials there"
+on_bucket "$models" mlapp-build roles/storage.objectCreator
 step "… pushes the image"
 on_images mlapp-build roles/artifactregistry.writer
 step "… writes the build's log"

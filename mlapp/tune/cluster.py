@@ -204,10 +204,30 @@ def _sessions(workdir: Path) -> Iterator[Path]:
 
 
 def _born_since(before: set[int]) -> list[Any]:
-    """The processes that came since, and theirs; found while they still have their parents."""
+    """Ray's processes: those that came since, and theirs; found while they still have their parents.
+
+    A tracker's side process may come at any time too, and lives on.
+    """
     import psutil
 
-    return [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
+    born = [process for process in psutil.Process().children() if process.pid not in before and not _tracks(process)]
+    return [*born, *(child for process in born for child in _children(process))]
+
+
+def _tracks(process: Any) -> bool:
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any(argument.startswith("mlapp.trackers") for argument in process.cmdline())
+    return False
+
+
+def _children(process: Any) -> list[Any]:
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return list(process.children(recursive=True))
+    return []
 
 
 def _kill(born: list[Any]) -> None:

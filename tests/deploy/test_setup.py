@@ -42,6 +42,7 @@ RIGHTS = {
     BUILD: {
         (PROJECT, "roles/logging.logWriter"),
         (BUCKETS[2], "roles/storage.objectViewer"),
+        (BUCKETS[2], "roles/storage.objectCreator"),
         ("mlapp", "roles/artifactregistry.writer"),
         ("gs://europe-west4-mlapp-1-bucket", "roles/storage.objectUser"),
     },

@@ -8,40 +8,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import gcsfs
 import pytest
-import yaml
 
+from tests.e2e.loopback_cloud import loopback_cloud
 from tests.e2e.workspace import Ran, Workspace
-from tests.loopback import gcs, vertex
-from tests.loopback.vertex_lives import State, executes, over_quota
+from tests.loopback import vertex
+from tests.loopback.vertex_lives import State, over_quota
 
-IMAGE = "europe-west4-docker.pkg.dev/project-1/mlapp/training@sha256:" + "0" * 64
-PLACES: list[dict[str, Any]] = [
-    {"region": "europe-west4", "machine_type": "n2-standard-8", "spot": True},
-    {"region": "europe-west1", "machine_type": "n2-standard-8"},
-]
-DEPLOYMENT = {
-    "cloud": {"project": vertex.PROJECT, "region": "europe-west4"},
-    "storage": {
-        "raw": "gs://raw/mlapp",
-        "processed": "gs://processed/mlapp",
-        "models": "gs://models/mlapp",
-        "experiments": "gs://models/experiments",
-        "registry": "gs://models/production",
-    },
-    "placement": {
-        "runner": "vertex",
-        "places": PLACES,
-        "image": IMAGE,
-        "service_account": "training@project-1.iam.gserviceaccount.com",
-        "labels": {"team": "vision"},
-        "poll_seconds": 0.2,
-        "prices": {"n2-standard-8": 0.4},
-    },
-}
 TRAINING = "mlapp.dl.dnn_trainer"
 pytestmark = pytest.mark.timeout(900)
 
@@ -49,12 +24,8 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture(scope="module")
 def cloud(workspace: Workspace) -> Iterator[vertex.Vertex]:
     """A Vertex AI that executes its jobs, where the first place has no quota for the teacher; and the buckets."""
-    with gcs.serving(workspace.folder / "gcs") as buckets, vertex.serving() as service:
-        service.default = executes(buckets)
+    with loopback_cloud(workspace) as service:
         service.plan(over_quota(), module=TRAINING, spot=True)
-        deployment = workspace.folder / "loopback.yaml"
-        deployment.write_text(yaml.safe_dump(DEPLOYMENT))
-        workspace.cloud = {**buckets, "MLAPP_VERTEX_ENDPOINT": service.address, "MLAPP_DEPLOYMENT": str(deployment)}
         yield service
 
 

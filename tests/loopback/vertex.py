@@ -10,6 +10,8 @@ with serving() as vertex:
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import grpc
+import psutil
 from google.cloud.aiplatform_v1 import types
 from google.protobuf import any_pb2, empty_pb2
 from google.rpc import error_details_pb2
@@ -69,6 +72,10 @@ class Vertex:
     def interrupt(self, method: str, code: int, *, after: bool = False) -> None:
         """Have the next call of ``method`` fail with this code; ``after`` it has done what it was asked to."""
         self._interruptions.setdefault(method, []).append(RefusedError(code, "interrupted", "after" if after else ""))
+
+    def strike(self, method: str) -> None:
+        """Have whoever calls ``method`` next be killed (SIGKILL) when it has done what it was asked to, unanswered."""
+        self._interruptions.setdefault(method, []).append(RefusedError(Code.ABORTED, "killed", "kill"))
 
     @property
     def jobs(self) -> list[types.CustomJob]:
@@ -180,11 +187,21 @@ class Vertex:
                 answer = method(request)
             except RefusedError as refused:
                 context.abort_with_status(status_of(refused))
+            if fault and fault.reason == "kill":
+                kill_caller(context.peer())
             if fault:
                 context.abort_with_status(status_of(RefusedError(fault.code, fault.message)))
             return answer
 
         return handle
+
+
+def kill_caller(peer: str) -> None:
+    """Kill the process at the other end of a connection from this machine: ``ipv4:127.0.0.1:PORT``."""
+    port = int(peer.rpartition(":")[2])
+    for connection in psutil.net_connections("tcp"):
+        if connection.laddr.port == port and connection.pid not in (None, os.getpid()):
+            os.kill(connection.pid, signal.SIGKILL)
 
 
 def timeout_s(job: types.CustomJob) -> float:

@@ -1,0 +1,48 @@
+"""A deployment on the loopback cloud: Vertex AI jobs executed as processes, every file in Cloud Storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+
+from tests.e2e.workspace import Workspace
+from tests.loopback import gcs, vertex
+from tests.loopback.vertex_lives import executes
+
+IMAGE = "europe-west4-docker.pkg.dev/project-1/mlapp/training@sha256:" + "0" * 64
+PLACES: list[dict[str, Any]] = [
+    {"region": "europe-west4", "machine_type": "n2-standard-8", "spot": True},
+    {"region": "europe-west1", "machine_type": "n2-standard-8"},
+]
+DEPLOYMENT = {
+    "cloud": {"project": vertex.PROJECT, "region": "europe-west4"},
+    "storage": {
+        "raw": "gs://raw/mlapp",
+        "processed": "gs://processed/mlapp",
+        "models": "gs://models/mlapp",
+        "experiments": "gs://models/experiments",
+        "registry": "gs://models/production",
+    },
+    "placement": {
+        "runner": "vertex",
+        "places": PLACES,
+        "image": IMAGE,
+        "service_account": "training@project-1.iam.gserviceaccount.com",
+        "labels": {"team": "vision"},
+        "poll_seconds": 0.2,
+        "prices": {"n2-standard-8": 0.4},
+    },
+}
+
+
+@contextmanager
+def loopback_cloud(workspace: Workspace) -> Iterator[vertex.Vertex]:
+    """Have the workspace's runs use it; yields its Vertex AI."""
+    with gcs.serving(workspace.folder / "gcs") as buckets, vertex.serving(default=executes(buckets)) as service:
+        deployment = workspace.folder / "loopback.yaml"
+        deployment.write_text(yaml.safe_dump(DEPLOYMENT))
+        workspace.cloud = {**buckets, "MLAPP_VERTEX_ENDPOINT": service.address, "MLAPP_DEPLOYMENT": str(deployment)}
+        yield service
