@@ -27,7 +27,7 @@ from there.
 from datetime import timedelta
 
 from airflow.sdk import dag, task
-from stage_wiring import COMMON, HOURS, Stages
+from stage_wiring import COMMON, HOURS, Stages, asked, setting_of
 from training_assets import DATA, MODEL, announce_model, is_news
 from trigger_form import trigger_form
 
@@ -74,7 +74,7 @@ def fashion_mnist_training() -> None:
     searches = [tuned, tuned_baseline, tuned_students]
     models = [baseline, teacher, students, pruned]
     challenger = stages.one("choose", "mlapp.vetting.selector", results=models)
-    registry = "{{ setting(ti.xcom_pull('configure'), 'storage.registry') }}"
+    registry = asked(setting_of("storage.registry"))
     verdict = stages.one(
         "vet",
         "mlapp.vetting.verdict",
@@ -82,7 +82,7 @@ def fashion_mnist_training() -> None:
         baseline=baseline,
         data=data,
         registry=registry,
-        name="{{ setting(ti.xcom_pull('configure'), 'promotion.name') }}",
+        name=asked(setting_of("promotion.name")),
     )
     promoted = stages.one(
         "promote",
@@ -96,9 +96,16 @@ def fashion_mnist_training() -> None:
     announced = task(task_id="announce", outlets=[MODEL])(announce_model)(data, promoted)
     summary = stages.summary([raw, report, data, *searches, *models, challenger, verdict, promoted])
     announced >> summary
-    registered = stages.one("register", "mlapp.registry.vertex_registry", promoted=promoted)
-    folder = "{{ ti.xcom_pull('configure').removesuffix('/config.json') }}"
-    [summary, registered] >> stages.one("log_experiment", "mlapp.registry.vertex_experiment", folder=folder)
+    registered = stages.optional(
+        "register", "mlapp.registry.vertex_registry", "registration.model_registry", promoted=promoted
+    )
+    logged = stages.optional(
+        "log_experiment",
+        "mlapp.registry.vertex_experiment",
+        "registration.experiment",
+        folder="{{ ti.xcom_pull('configure').removesuffix('/config.json') }}",
+    )
+    [summary, registered] >> logged
 
 
 fashion_mnist_training()

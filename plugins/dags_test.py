@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 QUIET = {
@@ -40,7 +41,11 @@ class Progress:
             # The same table that is shown when all is done; only what a tracker complains of is told.
             task.tell = lambda line: say(line) if "W&B" in line else None
         elif not task.task_type.startswith("_") and self.attempt != (name, ti.try_number):
-            say(f"── {self._clock()}  {name}")
+            header = f"── {self._clock()}  {name}"
+            if task.wanted == "True":
+                say(header)
+            else:  # if it is not wanted, it says nothing
+                task.tell = headed(header, task.tell)
         self.attempt = (name, ti.try_number)  # the same once more is one that was deferred
         done = self.run_task(ti=ti, task=task)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -55,6 +60,18 @@ class Progress:
     def _clock(self) -> str:
         minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
         return f"{minutes:02}:{seconds:02}"
+
+
+def headed(header: str, tell: Callable[[str], object]) -> Callable[[str], None]:
+    """What a task tells its lines to, with a header before the first of them."""
+    lines = iter([header])
+
+    def told(line: str) -> None:
+        for first in lines:
+            say(first)
+        tell(line)
+
+    return told
 
 
 def main(argv: list[str] | None = None) -> None:

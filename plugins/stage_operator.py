@@ -40,13 +40,14 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
     :param over: for a mapped task, the flag that differs from one task to the next: ``expand(item=…)`` gives its values
     :param runner: where the stage runs: one of `stage_runner.RUNNERS`, or ``vertex``, a custom job of Vertex AI for all
         but the tasks that the run's ``placement.local_tasks`` names
+    :param wanted: whether to run at all, ``"True"`` or ``"False"``; what is not wanted succeeds with an empty URI
     :param image: the container image of such a job, or the URI of the image step's result; else ``placement.image``
     :param deferrable: whether the worker is free for others while the job runs
     """
 
     may_defer: ClassVar[bool] = True  # False where Airflow has no triggerer, as under `dags_test`
 
-    template_fields = ("arguments", "config", "overrides", "item", "runner", "image")
+    template_fields = ("arguments", "config", "overrides", "item", "runner", "image", "wanted")
     template_fields_renderers = {"arguments": "json"}  # noqa: RUF012
 
     def __init__(
@@ -60,6 +61,7 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
         item: Any = None,
         runner: str = "local",
         image: str | None = None,
+        wanted: str = "True",
         deferrable: bool = True,
         retry_policy: Any = None,
         **kwargs: Any,
@@ -73,12 +75,15 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
         self.item = item
         self.runner = runner
         self.image = image
+        self.wanted = wanted
         self.deferrable = deferrable
         self.killed = False
         self.running: Runner | Ladder | None = None
 
     def execute(self, context: Context) -> str:
         """Run the stage; returns the URI of its result."""
+        if self.wanted != "True":
+            return ""
         if self._is_local():
             return self._outcome(self._run("local" if self.runner == VERTEX else self.runner, {}))
         return self._climb(context, lambda ladder: ladder.begin())

@@ -30,6 +30,19 @@ COMMON: dict[str, Any] = {
 }
 
 
+def setting_of(name: str) -> str:
+    """The Jinja expression for one of the run's settings."""
+    return f"setting(ti.xcom_pull('configure'), '{name}')"
+
+
+def asked(expression: str) -> str:
+    """The template that renders an expression."""
+    return f"{{{{ {expression} }}}}"
+
+
+RUNNER = setting_of("placement.runner")
+
+
 class Stages:
     """The tasks of one DAG. The first, configure, resolves the run's settings; every other stage reads them.
 
@@ -40,16 +53,30 @@ class Stages:
         arguments |= {"conf": "{{ params | tojson }}", "day": "{{ dag_run.run_after | ds }}", **RUN}
         configure = StageOperator(task_id="configure", module="mlapp.configure", arguments=arguments)
         self.config: XComArg = configure.output
-        runner = "{{ setting(ti.xcom_pull('configure'), 'placement.runner') }}"
         image = StageOperator(
-            task_id="image", module="mlapp.images.builder", arguments={"runner": runner}, config=self.config
+            task_id="image",
+            module="mlapp.images.builder",
+            config=self.config,
+            wanted=asked(f"{RUNNER} == 'vertex'"),
+            execution_timeout=HOURS,
         )
-        self.placed: dict[str, Any] = {"config": self.config, "image": image.output, "runner": runner}
+        self.placed: dict[str, Any] = {"config": self.config, "image": image.output, "runner": asked(RUNNER)}
 
     def one(self, name: str, module: str, limit: timedelta = MINUTES, /, **arguments: Any) -> XComArg:
         """A task that runs a stage once; its output is the URI of the result."""
         operator = StageOperator(
             task_id=name, module=module, arguments=arguments, execution_timeout=limit, **self.placed
+        )
+        return operator.output
+
+    def optional(self, name: str, module: str, setting: str, /, **arguments: Any) -> XComArg:
+        """A task that runs a stage if this setting is set to anything; else it succeeds at once."""
+        operator = StageOperator(
+            task_id=name,
+            module=module,
+            arguments=arguments,
+            wanted=asked(f"{setting_of(setting)} not in (None, False)"),
+            **self.placed,
         )
         return operator.output
 

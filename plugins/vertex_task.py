@@ -73,10 +73,13 @@ def _image(given: str | None, config: Config) -> str:
 
 
 def _deadline(operator: StageOperator, context: Context, config: Config) -> datetime:
-    """When this try must be over: by the run's settings, and by the task's own limit, deferrals included."""
-    limit = timedelta(hours=config.placement.deadline_hours)
+    """When this try must be over: by the run's settings, and by the task's own limit, to which waits for room add."""
+    placement = config.placement
+    limit = timedelta(hours=placement.deadline_hours)
+    waits = sum(place.max_wait_minutes for place in placement.places if not isinstance(place, str))
+    own = (operator.execution_timeout or limit) + timedelta(minutes=waits)
     began = cast(Any, context)["ti"].start_date or datetime.now(UTC)
-    return cast(datetime, began + min(limit, operator.execution_timeout or limit))
+    return cast(datetime, began + min(limit, own))
 
 
 def _check(config: Config) -> None:

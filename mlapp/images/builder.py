@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -31,7 +31,6 @@ class ImageConfig(Images):
     cloud: Cloud = Cloud()
     placement: Placement = Placement()
     storage: Storage = Storage()
-    runner: Literal["local", "vertex"] = Field("vertex", description="where stages will run; local ones need no image")
     content: str | None = Field(None, description="tag of what the image is made of; always taken anew")
     again: bool = Field(False, description="build even if the registry has the image: with a newer base image, say")
 
@@ -43,9 +42,7 @@ def with_content(config: ImageConfig) -> ImageConfig:
 
 @stage("image", area="models", section="images", cached=False, resolve=with_content)
 def run(config: ImageConfig, workdir: Path) -> Outcome:
-    """Find the image, or build and push it; where stages run on the worker none is needed."""
-    if config.runner == "local":
-        return Outcome(headline="none needed: the stages run on this machine")
+    """Find the image, or build and push it."""
     if config.placement.image:
         return _outcome(workdir, {"image": config.placement.image, "built": False}, "as placement.image says")
     repository, context = _repository(config), Context.read(config.variant)

@@ -36,7 +36,7 @@ class LogConfig(Registration):
     folder: str = Field(description="folder of the run in the experiments area")
 
 
-@stage(STAGE, area="experiments", section="registration", cached=False)
+@stage(STAGE, area="models", section="registration", cached=False)
 def run(config: LogConfig, workdir: Path) -> Outcome:
     """Write one run of the experiment."""
     if config.experiment is None:

@@ -180,7 +180,7 @@ import json, sys
 from airflow.serialization.serialized_objects import DagSerialization
 dags = [DagSerialization.from_dict(dag) for dag in json.load(open({str(file)!r}))]
 ours = [name for name in sys.modules if name.partition(".")[0] in ("mlapp", "stage_operator", "stage_wiring")]
-print(json.dumps([sorted(dag.dag_id for dag in dags), [len(dag.tasks) > 3 for dag in dags], ours]))
+print(json.dumps([sorted(dag.dag_id for dag in dags), [len(dag.tasks) > 0 for dag in dags], ours]))
 """
     names, whole, ours = worker.run(read, on_path=False, AIRFLOW__CORE__PLUGINS_FOLDER=str(tmp_path / "none"))
     assert names == DAGS

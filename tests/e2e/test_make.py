@@ -142,7 +142,9 @@ def test_a_python_that_will_not_do_is_told_in_one_line(project, python, told):
 
 def test_help_lists_the_targets(project):
     told = project.make("help").stdout
-    assert [line.split()[0] for line in told.splitlines()[1:]] == ["help", "env", "run", "test"]
+    assert [line.split()[0] for line in told.splitlines()[1:]] == [
+        *("help", "env", "run", "test", "test-container", "deploy")
+    ]
 
 
 def test_env_sh_works_from_any_folder_and_twice(tmp_path):

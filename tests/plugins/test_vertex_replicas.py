@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from vertex_ladder import Ladder, Waiting
-from vertex_spec import Errand, TaskKey
+from vertex_errand import Errand, TaskKey
+from vertex_task import Ladder, Waiting
 
 from mlapp.configure import configure
 from mlapp.result import StageResult
