@@ -42,7 +42,7 @@ class Progress:
             task.tell = lambda line: say(line) if "W&B" in line else None
         elif not task.task_type.startswith("_") and self.attempt != (name, ti.try_number):
             header = f"── {self._clock()}  {name}"
-            if task.wanted == "True":
+            if getattr(task, "wanted", "True") == "True":  # a mapped one has none, and is
                 say(header)
             else:  # if it is not wanted, it says nothing
                 task.tell = headed(header, task.tell)
