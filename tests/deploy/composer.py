@@ -27,7 +27,7 @@ def python() -> Path:
             pytest.skip("uv is not installed, so Composer's packages cannot be: install requirements-dev.txt")
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, kept], check=True)
         into = ["--python", kept / "bin" / "python", "--no-deps", "--requirements", CONSTRAINTS]
-        subprocess.run([uv, "pip", "install", "--quiet", *into], check=True)
+        subprocess.run([uv, "pip", "install", "--quiet", "--system-certs", *into], check=True)
         done.touch()
     return kept / "bin" / "python"
 
