@@ -48,7 +48,7 @@ def test_every_stages_module_exists_and_takes_the_arguments_that_it_is_given(dag
             continue
         given = task.partial_kwargs if task.is_mapped else vars(task)
         stage = importlib.import_module(given["module"]).run
-        flags = {*given["arguments"], *([given["over"]] if given.get("over") else [])}
+        flags = {*(given["arguments"] or ()), *([given["over"]] if given.get("over") else [])}
         assert flags <= {*stage.config.model_fields, "workdir"}, task.task_id
         required = {name for name, field in stage.config.model_fields.items() if field.is_required()}
         assert required <= flags, task.task_id

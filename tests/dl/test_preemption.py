@@ -58,7 +58,8 @@ def test_a_killed_training_goes_on_elsewhere_and_ends_as_an_undisturbed_one(
     assert losses[0] == losses[1]
     assert results[0].artifacts["float32"].sha256 == results[1].artifacts["float32"].sha256
     assert kept(workdir) == []
-    assert list((tmp_path / "third").iterdir()) == []
+    left = {path.name for path in (tmp_path / "third").iterdir()} - {"__pycache__"}  # of what TensorFlow compiled
+    assert not left
 
 
 def kept(workdir: UPath) -> list[str]:

@@ -51,10 +51,10 @@ def test_it_honours_a_generation_precondition(cloud: dict[str, str]) -> None:
 
 
 def test_it_tells_its_requests(cloud: dict[str, str], gcs_folder: Path) -> None:
-    Client().bucket("raw").blob("fixture/counted").exists()
+    Client().bucket("raw").blob("fixture/told-of").exists()
 
-    told = [line for line in gcs.requests(gcs_folder) if "counted" in line]
-    assert told == ["GET /storage/v1/b/raw/o/fixture%2Fcounted?fields=name&prettyPrint=false"]
+    told = [line for line in gcs.requests(gcs_folder) if "told-of" in line]
+    assert told == ["GET /storage/v1/b/raw/o/fixture%2Ftold-of?fields=name&prettyPrint=false"]
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
