@@ -119,12 +119,7 @@ class Vertex:
         return types.ListCustomJobsResponse(custom_jobs=found[start:end], next_page_token=token)
 
     def cancel_custom_job(self, request: types.CancelCustomJobRequest) -> empty_pb2.Empty:
-        run = self._run(request.name)
-        with self._lock:
-            if run.job.state in OVER:
-                raise RefusedError(Code.FAILED_PRECONDITION, f"{request.name} is in state {run.job.state.name}.")
-            run.become(State.JOB_STATE_CANCELLING)
-            run.cancelled.set()
+        self._run(request.name).cancel()
         return empty_pb2.Empty()
 
     def end(self) -> None:
@@ -141,9 +136,8 @@ class Vertex:
         try:
             behaviour(run)
         except CancelledError:
-            asked = run.job.state == State.JOB_STATE_CANCELLING
-            time.sleep(self.cancel_s if asked else 0)
-            if asked:
+            if run.asked:
+                time.sleep(self.cancel_s)
                 run.become(State.JOB_STATE_CANCELLED, Code.CANCELLED, "CANCELED")
             else:
                 told = f"The job ran longer than its timeout of {timeout_s(run.job):.0f} s."

@@ -30,7 +30,9 @@ class Run:
     def __init__(self, job: types.CustomJob) -> None:
         self.job = job
         self.cancelled = threading.Event()
+        self.asked = False  # it was a client who cancelled it, not its timeout
         self.over = threading.Event()
+        self._lock = threading.RLock()
         self.logs: dict[str, str] = {}
 
     @property
@@ -38,18 +40,34 @@ class Run:
         return str(self.job.name.split("/")[3])
 
     def become(self, state: State, code: int = 0, message: str = "") -> None:
-        """Enter a state, with the time stamps and the error that belong to it."""
-        now = datetime.now(UTC)
-        if state == State.JOB_STATE_RUNNING and not self.job.start_time:
-            self.job.start_time = now
-        if state in OVER:
-            self.job.end_time = now
-            if code:
-                self.job.error = Status(code=code, message=message)
-        self.job.update_time = now
-        self.job.state = state
-        if state in OVER:
-            self.over.set()
+        """Enter a state, with the time stamps and the error that belong to it.
+
+        Raises `CancelledError` where a job that was cancelled would go on.
+        """
+        with self._lock:
+            if self.cancelled.is_set() and state not in OVER:
+                raise CancelledError
+            now = datetime.now(UTC)
+            if state == State.JOB_STATE_RUNNING and not self.job.start_time:
+                self.job.start_time = now
+            if state in OVER:
+                self.job.end_time = now
+                if code:
+                    self.job.error = Status(code=code, message=message)
+            self.job.update_time = now
+            self.job.state = state
+            if state in OVER:
+                self.over.set()
+
+    def cancel(self) -> None:
+        """Ask the job to end, as a client does; refused where it is over."""
+        with self._lock:
+            if self.job.state in OVER:
+                raise RefusedError(Code.FAILED_PRECONDITION, f"{self.job.name} is in state {self.job.state.name}.")
+            if not self.cancelled.is_set():
+                self.become(State.JOB_STATE_CANCELLING)
+                self.asked = True
+                self.cancelled.set()
 
     def wait(self, seconds: float) -> None:
         """Let time pass; raises `CancelledError`."""
