@@ -149,6 +149,13 @@ class Optimization(Section):
         description="with several devices: none: batch_size is split over them, and the result does not depend on how "
         "many there are; linear: batch_size and learning_rate are multiplied by their number (Goyal et al., 2017)",
     )
+    towers: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="parts of each batch that are worked at side by side, one thread each; batch normalisation sees a part",
+    )
+    optimizer: Literal["adam", "muon"] = Field("adam", description="muon: orthogonalised steps")
     learning_rate: float = Field(0.01, gt=0, le=1, description="peak learning rate")
     schedule: Literal["constant", "one_cycle", "plateau"] = Field(
         "one_cycle",

@@ -48,8 +48,21 @@ def _keep_freed_memory() -> None:
         mallopt(top_pad, 256 << 20)
 
 
+def _use_processors() -> None:
+    """Two operations at a time, each on half of the processors, from oneDNN's kernels.
+
+    So the two halves of a batch (`mlapp.dl.optimise`) do not wait for each other after every operation. TensorFlow
+    itself turns oneDNN on only where there are instructions for neural networks (VNNI, AMX).
+    """
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, processors // 2)))
+
+
 def _import(name: str) -> None:
     _keep_freed_memory()
+    _use_processors()
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet():

@@ -39,7 +39,9 @@ def training_batches(
     batch_size = min(batch_size, len(split))
     size = batch_size // parts
 
-    def rows() -> Iterator[tuple[Any, Any, Any, Any]]:
+    sides = np.random.default_rng(seed).random(len(split)) < 0.5
+
+    def rows() -> Iterator[tuple[Any, ...]]:
         per_epoch = steps_per_epoch(split, batch_size)
         epoch, order = -1, np.empty(0, np.int64)
         for step in range(first_step, first_step + steps):
@@ -50,19 +52,21 @@ def training_batches(
             batch = np.sort(order[place : place + batch_size])
             for part in own:
                 chosen = batch[part * size : (part + 1) * size]
-                yield split.images[chosen], split.labels[chosen].astype(np.int32), np.int64(step), np.int32(part * size)
+                images, labels = split.images[chosen], split.labels[chosen].astype(np.int32)
+                yield images, labels, sides[chosen] ^ bool(epoch % 2), np.int64(step), np.int32(part * size)
 
     signature = (
         tf.TensorSpec((size, *split.images.shape[1:]), tf.uint8),
         tf.TensorSpec((size,), tf.int32),
+        tf.TensorSpec((size,), tf.bool),
         tf.TensorSpec((), tf.int64),
         tf.TensorSpec((), tf.int32),
     )
 
-    def view(images: Any, labels: Any, step: Any, start: Any) -> tuple[Any, Any]:
+    def view(images: Any, labels: Any, mirrored: Any, step: Any, start: Any) -> tuple[Any, Any]:
         step_seed = tf.stack([tf.constant(seed, tf.int64), step])
         place = None if parts == 1 else (batch_size, start)
-        return augment(tf.cast(images, tf.float32), policy, step_seed, place), labels
+        return augment(tf.cast(images, tf.float32), policy, step_seed, mirrored, place), labels
 
     batches = tf.data.Dataset.from_generator(rows, output_signature=signature).map(view).prefetch(2 * len(own))
     return batches.with_options(_options())

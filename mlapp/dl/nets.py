@@ -67,12 +67,22 @@ def _cnn3(x: Any, scaled: Any) -> Any:
 
 def multiply_accumulates(model: Any) -> int:
     """Multiply-accumulate operations for one image, of convolutions and dense layers (the field's usual count)."""
-    total = 0
+    return sum(_by_layer(model))
+
+
+def training_multiply_accumulates(model: Any) -> int:
+    """Those of a training step for one image: forward, the kernels' gradients, and the inputs' but for the image's."""
+    first, *others = _by_layer(model)
+    return 2 * first + 3 * sum(others)
+
+
+def _by_layer(model: Any) -> list[int]:
+    counts = []
     for layer in model.layers:
         kernel = getattr(layer, "kernel", None)
         if isinstance(layer, keras.layers.Conv2D):
             _, height, width, _ = layer.output_shape
-            total += height * width * int(tf.size(kernel))
+            counts.append(height * width * int(tf.size(kernel)))
         elif isinstance(layer, keras.layers.Dense):
-            total += int(tf.size(kernel))
-    return total
+            counts.append(int(tf.size(kernel)))
+    return counts

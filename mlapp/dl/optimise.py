@@ -18,6 +18,7 @@ from mlapp.dl.backend import keras, tf
 from mlapp.dl.devices import current
 from mlapp.dl.feed import evaluation_batches, steps_per_epoch, training_batches
 from mlapp.dl.losses import Loss, cross_entropy
+from mlapp.dl.muon import muon
 from mlapp.dl.progress import Checkpoints, Progress
 from mlapp.dl.replicas import unreplicate
 from mlapp.errors import Terminated, UserError, termination_deferred
@@ -25,6 +26,7 @@ from mlapp.schema import Optimization
 
 log = logging.getLogger("mlapp")
 HEARTBEAT_S = 20.0
+PARTS = 2  # of a batch that is measured, side by side
 PLATEAU_EPOCHS, PLATEAU_FACTOR = 3, 0.2
 
 
@@ -47,14 +49,14 @@ def optimise(
     """
     devices = current()
     with devices.training(config, len(train)):
-        optimizer = keras.optimizers.legacy.Adam(config.learning_rate)
+        optimizer = optimizer_of(config)
         model.optimizer = optimizer
         checkpoints = Checkpoints(folder / "checkpoints", _fingerprint(model, config, train), model, optimizer)
         progress = checkpoints.restore()
-        step_function = _step_function(model, loss, optimizer, config.weight_decay)
+        step = step_function(model, loss, optimizer, config)
         try:
             while len(progress.history) < config.epochs and progress.waited < config.patience:
-                _run_epoch(progress, step_function, optimizer, train, config)
+                _run_epoch(progress, step, optimizer, train, config)
                 with termination_deferred():
                     if after_epoch:
                         after_epoch()
@@ -85,24 +87,51 @@ def evaluate(model: Any, split: Split) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over a whole split, without augmentation."""
 
     def measure(images: Any, labels: Any) -> Any:
-        logits = model(images, training=False)
-        hits = tf.reduce_sum(tf.cast(tf.argmax(logits, -1, tf.int32) == labels, tf.float32))
-        return tf.stack([cross_entropy(logits, labels) * tf.cast(tf.shape(labels)[0], tf.float32), hits])
+        return tf.add_n([_measured(model, images[part::PARTS], labels[part::PARTS]) for part in range(PARTS)])
 
     loss, hits = current().sums(measure, lambda parts, part: evaluation_batches(split, parts=parts, part=part))
     return float(loss / len(split)), float(hits / len(split))
 
 
-def _step_function(model: Any, loss: Loss, optimizer: Any, weight_decay: float) -> Callable[[Any, Any], Any]:
+def _measured(model: Any, images: Any, labels: Any) -> Any:
+    """Sums of cross-entropy and of hits."""
+    logits = model(images, training=False)
+    hits = tf.reduce_sum(tf.cast(tf.argmax(logits, -1, tf.int32) == labels, tf.float32))
+    images_here = tf.cast(tf.shape(labels)[0], tf.float32)
+    return tf.stack([tf.math.multiply_no_nan(cross_entropy(logits, labels), images_here), hits])
+
+
+def optimizer_of(config: Optimization) -> Any:
+    """The Keras optimizer that the settings name."""
+    return (
+        muon(config.learning_rate) if config.optimizer == "muon" else keras.optimizers.legacy.Adam(config.learning_rate)
+    )
+
+
+def step_function(model: Any, loss: Loss, optimizer: Any, config: Optimization) -> Callable[[Any, Any], Any]:
+    """A compiled training step, ``(images, labels) -> loss``.
+
+    A batch is worked at in ``config.towers`` parts side by side, which shares the processors out better than every
+    operation among all of them; batch normalisation takes its statistics of each part.
+    """
+    towers, weight_decay = config.towers, config.weight_decay
     variables = model.trainable_variables
     kernels = [variable for variable in variables if len(variable.shape) > 1]
     devices = current()
 
     def update(images: Any, labels: Any) -> Any:
-        with tf.GradientTape() as tape:
-            value = devices.mean(loss(images, labels))
-        optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
-        return value
+        values, gradients = [], []
+        for tower in range(towers):
+            # Every so many-th image: with several devices too, a part is the same images of the whole batch.
+            own = slice(tower, None, towers)
+            share = len(range(images.shape[0])[own]) / images.shape[0]
+            with tf.GradientTape() as tape:
+                value = devices.mean(loss(images[own], labels[own])) * share
+            values.append(value)
+            gradients.append(tape.gradient(value, variables))
+        mean = [tf.add_n(each) for each in zip(*gradients, strict=True)]
+        optimizer.apply_gradients(zip(mean, variables, strict=True))
+        return tf.add_n(values)
 
     def decay() -> None:
         if weight_decay:
@@ -114,7 +143,7 @@ def _step_function(model: Any, loss: Loss, optimizer: Any, weight_decay: float) 
 
 def _run_epoch(
     progress: Progress,
-    step_function: Callable[[Any, Any], Any],
+    step: Callable[[Any, Any], Any],
     optimizer: Any,
     train: Split,
     config: Optimization,
@@ -137,7 +166,7 @@ def _run_epoch(
     )
     for images, labels in batches:
         optimizer.learning_rate.assign(learning_rate(config, progress.step, total) * progress.rate_scale)
-        progress.loss_sum += float(step_function(images, labels))
+        progress.loss_sum += float(step(images, labels))
         progress.loss_count += 1
         progress.step = int(optimizer.iterations.numpy())
         now = time.perf_counter()

@@ -48,11 +48,14 @@ def test_training_learns_and_ends_with_its_best_epoch(dataset: Dataset, tmp_path
     assert optimise.evaluate(model, dataset.split("validation"))[1] == pytest.approx(best)
 
 
-@pytest.mark.parametrize("at_step", [4, 13])
-def test_an_interrupted_run_ends_with_the_same_weights(dataset: Dataset, tmp_path: Path, at_step: int) -> None:
+@pytest.mark.parametrize(("at_step", "optimizer"), [(4, "adam"), (13, "muon")])
+def test_an_interrupted_run_ends_with_the_same_weights(
+    dataset: Dataset, tmp_path: Path, at_step: int, optimizer: str
+) -> None:
     """Given a SIGTERM in the first or the second epoch, when it is started again, then nothing is different."""
+    config = settings(optimizer=optimizer)
     undisturbed = network(dataset)
-    expected = train(undisturbed, dataset, settings(), tmp_path / "undisturbed")
+    expected = train(undisturbed, dataset, config, tmp_path / "undisturbed")
 
     stopped = network(dataset)
     steps = []
@@ -63,7 +66,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(dataset: Dataset, tmp_pat
             raise Terminated
         return original(images, labels)
 
-    original = optimise._step_function
+    original = optimise.step_function
     with pytest.MonkeyPatch.context() as patch:
 
         def stopping(*arguments: Any) -> Any:
@@ -71,13 +74,13 @@ def test_an_interrupted_run_ends_with_the_same_weights(dataset: Dataset, tmp_pat
             original = whole(*arguments)
             return stop_there
 
-        whole = optimise._step_function
-        patch.setattr(optimise, "_step_function", stopping)
+        whole = optimise.step_function
+        patch.setattr(optimise, "step_function", stopping)
         with pytest.raises(Terminated):
-            train(stopped, dataset, settings(), tmp_path / "stopped")
+            train(stopped, dataset, config, tmp_path / "stopped")
 
     resumed = network(dataset, seed=99)
-    history = train(resumed, dataset, settings(), tmp_path / "stopped")
+    history = train(resumed, dataset, config, tmp_path / "stopped")
 
     for left, right in zip(undisturbed.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
