@@ -16,6 +16,7 @@ import numpy as np
 from mlapp import storage
 from mlapp.registry.training_cost import Cost, cost
 from mlapp.result import Metric, StageResult
+from mlapp.vetting.near_duplicates import CORRELATION
 from mlapp.vetting.verdict import Verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -47,6 +48,7 @@ def write(
         "seconds": seconds,
     }
     candidates = _candidates(stages)
+    models = _compared(verdict, chosen, candidates)
     pictures = {
         name: "data:image/png;base64," + base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
         for name in ("confusion", "frontier")
@@ -58,7 +60,13 @@ def write(
             chosen=chosen,
             stages=[stage for stage in stages if stage.timings],
             hops=[(stage, hop) for stage in stages for hop in stage.hops],
-            models=_compared(verdict, chosen, candidates),
+            models=models,
+            near_duplicate=CORRELATION,
+            apart=[
+                f"{model['title']}: {percent(apart)} ({interval(apart)})"
+                for model in models
+                if (apart := model["scored"].accuracy_apart)
+            ],
             candidates=candidates,
             pictures=pictures,
             settings={f"{stage.stage} {stage.key[:12]}": _settings(stage) for stage in stages},

@@ -21,6 +21,7 @@ from mlapp.schema import Vetting
 from mlapp.stage import stage
 from mlapp.vetting.gates import Decision, Gate, at_least, at_most, decide, improvement
 from mlapp.vetting.intact import intact
+from mlapp.vetting.near_duplicates import near_duplicates
 from mlapp.vetting.scorer import latency_us, score
 
 LATENCY_RUNS = 200
@@ -47,6 +48,9 @@ class Scored(Record):
     label: str
     sha256: str = Field(description="hash of the model file that was scored")
     accuracy: Metric
+    accuracy_apart: Metric | None = Field(
+        None, description="on the test images that are no near-duplicates; unset where all are"
+    )
     recall: list[Metric]
     confusion: list[list[int]]
     bytes: int
@@ -75,6 +79,9 @@ class Verdict(Record):
     against_champion: Comparison | None
     against_teacher: Comparison
     against_baseline: Comparison | None = None
+    near_duplicates: Metric | None = Field(
+        None, description="test images of which nearly the same one is among those trained or chosen on"
+    )
     data: str = Field(description="digest of the data set that it was scored on")
     champion_before: str | None = Field(description="id of the bundle that the pointer named, if any")
 
@@ -107,7 +114,8 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
     paths |= {"champion": champion[1]} if champion else {}
     paths |= {"baseline": intact(config.baseline).local("model")} if config.baseline else {}
     answers = {who: _score(who, path, test).argmax(-1) for who, path in paths.items()}
-    scored = {who: _scored(who, path, answers[who], test, dataset) for who, path in paths.items()}
+    apart = ~near_duplicates(test, [dataset.split("train"), dataset.split("validation")])
+    scored = {who: _scored(who, path, answers[who], test, dataset, apart) for who, path in paths.items()}
     against = {who: _compare(answers["challenger"], answers[who], test, config) for who in paths if who != "challenger"}
     gates = _gates(scored, against, dataset.classes, config)
     verdict = Verdict(
@@ -121,6 +129,7 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
         against_champion=against.get("champion"),
         against_teacher=against["teacher"],
         against_baseline=against.get("baseline"),
+        near_duplicates=Metric(value=int((~apart).sum()), n=len(test), unit="images"),
         data=dataset.result.digest(),
         champion_before=champion[0] if champion else None,
     )
@@ -174,12 +183,21 @@ def _latency(who: str, path: Path, test: Split) -> Metric:
     return time_of(path, test.images[0], LATENCY_RUNS)
 
 
-def _scored(who: str, path: Path, answers: npt.NDArray[np.int64], test: Split, dataset: Dataset) -> Scored:
+def _scored(
+    who: str,
+    path: Path,
+    answers: npt.NDArray[np.int64],
+    test: Split,
+    dataset: Dataset,
+    apart: npt.NDArray[np.bool_],
+) -> Scored:
     confusion = statistics.confusion_matrix(test.labels, answers, len(dataset.classes))
+    hits = answers == test.labels
     return Scored(
         label=who,
         sha256=storage.sha256(path),
-        accuracy=statistics.proportion(int((answers == test.labels).sum()), len(test)),
+        accuracy=statistics.proportion(int(hits.sum()), len(test)),
+        accuracy_apart=statistics.proportion(int(hits[apart].sum()), int(apart.sum())) if apart.any() else None,
         recall=statistics.class_recall(confusion),
         confusion=confusion.tolist(),
         bytes=path.stat().st_size,
