@@ -24,7 +24,7 @@ LOCK := $(shell sha256sum $(REQUIREMENTS) | cut -c1-12)
 INSTALLED := .venv/installed-$(LOCK)
 MIGRATED := .airflow/migrated-$(LOCK)
 
-.PHONY: help env run test test-container deploy
+.PHONY: help env run test test-container bench bench-quick deploy
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to make
@@ -41,6 +41,12 @@ test: env ## Check style and types, run all tests
 
 test-container: env ## Build, push, pull and run the training image with real tools (root, Debian; 10 minutes, 15 GB)
 	@source ./env.sh && exec python -m pytest -s tests/container/e2e_training_image.py
+
+bench: env ## Measure a preset beside the tutorials' recipe: accuracy, time, throughput, latency (quick: 1 hour)
+	@source ./env.sh && exec python bench/frontier.py --preset="$$PRESET"
+
+bench-quick: env ## The same without training: throughput, latency, ETL (5 minutes)
+	@source ./env.sh && exec python bench/frontier.py --quick --preset="$$PRESET"
 
 deploy: env ## Bring the DAGs into a Composer environment: REGION=… [ENVIRONMENT=mlapp PROJECT=…], or BUCKET=gs://…
 	@source ./env.sh && exec python deploy/sync.py --environment="$$ENVIRONMENT" --region="$$REGION" \

@@ -14,7 +14,7 @@ from mlapp.schema_cloud import Cloud, Images, Placement, Registration
 from mlapp.search_space import Dimension
 from mlapp.section import Section
 
-Architecture = Literal["cnn3", "convnet"]
+Architecture = Literal["cnn3", "convnet", "stridenet"]
 Trainer = Literal["train", "distill", "baseline"]
 IdxName = Literal["train-images", "train-labels", "t10k-images", "t10k-labels"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -153,10 +153,17 @@ class Optimization(Section):
         2,
         ge=1,
         le=64,
-        description="parts of each batch that are worked at side by side, one thread each; batch normalisation sees a part",
+        description="parts of each batch that are worked at side by side; batch normalisation sees one part at a time",
     )
-    optimizer: Literal["adam", "muon"] = Field("adam", description="muon: orthogonalised steps")
-    learning_rate: float = Field(0.01, gt=0, le=1, description="peak learning rate")
+    optimizer: Literal["muon", "adam"] = Field(
+        "muon", description="muon: orthogonalised steps for convolutions' kernels, plain ones for the rest"
+    )
+    learning_rate: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="peak learning rate; muon's is the share of its norm that a step changes a kernel by (adam: 0.01)",
+    )
     schedule: Literal["constant", "one_cycle", "plateau"] = Field(
         "one_cycle",
         description="one_cycle: linear warm-up, then linear to zero; plateau: ×0.2 after 3 epochs without progress",
@@ -166,26 +173,33 @@ class Optimization(Section):
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay (AdamW) of kernels")
     augmentation: Literal["none", "light", "strong", "reference"] = Field(
         "light",
-        description="light: flip, shift by one pixel; strong: shift by up to two and cutout besides; "
+        description="light: flip, shift by one pixel; strong: cutout of 9 pixels besides; "
         "reference: the tutorials' rotation 15°, shift, shear and zoom 15 %, flip, nearest fill",
     )
     patience: int = Field(10, ge=1, description="stop after so many epochs without a better validation loss")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of initial weights, order and augmentation")
 
 
-class Training(Optimization):
-    """The teacher network."""
+class Network(Section):
+    """A network's shape."""
 
     architecture: Architecture = Field(
-        "convnet", description="convnet: the default; cnn3: the tutorials' reference CNN"
+        "convnet",
+        description="convnet: the default; stridenet: at half the resolution, for the smallest budgets; "
+        "cnn3: the tutorials' reference CNN",
     )
+    depth: int = Field(1, ge=0, le=20, description="residual convolutions at a network's end (not of cnn3)")
+
+
+class Training(Optimization, Network):
+    """The teacher network."""
+
     width: float = Field(1.0, gt=0, le=8, description="multiplier of every layer's channels")
 
 
-class Distillation(Optimization):
+class Distillation(Optimization, Network):
     """The students that learn from the teacher."""
 
-    architecture: Architecture = Field("convnet", description="the students' network")
     widths: tuple[float, ...] = Field(
         (0.5, 0.25), min_length=1, max_length=8, description="one student for each width, as a multiplier of channels"
     )

@@ -48,21 +48,21 @@ def _keep_freed_memory() -> None:
         mallopt(top_pad, 256 << 20)
 
 
-def _use_processors() -> None:
-    """Two operations at a time, each on half of the processors, from oneDNN's kernels.
+def use_processors(processors: int) -> None:
+    """Have TensorFlow keep to so many processors: two operations at a time, each on half of them, by oneDNN's kernels.
 
-    So the two halves of a batch (`mlapp.dl.optimise`) do not wait for each other after every operation. TensorFlow
-    itself turns oneDNN on only where there are instructions for neural networks (VNNI, AMX).
+    So the two halves of a batch (`mlapp.dl.optimise`) do not wait for each other after every operation. Without a word
+    TensorFlow turns oneDNN on only where there are instructions for neural networks (VNNI, AMX). What the environment
+    already says stays. Takes effect until TensorFlow is imported.
     """
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(min(2, processors)))
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, processors // 2)))
 
 
 def _import(name: str) -> None:
     _keep_freed_memory()
-    _use_processors()
+    use_processors(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet():

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlapp.dl.backend import keras
+from mlapp.dl.folding import maker, scale_of
 from mlapp.errors import UserError
 
 PASSING = (
@@ -173,8 +174,6 @@ def _require_zero_keeping(layer: Any) -> None:
 def _normalisation_scales(model: Any, graph: ChannelGraph) -> dict[str, npt.NDArray[np.float64]]:
     scales = {}
     for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.scale:
-            gamma, variance = np.abs(layer.gamma.numpy()), layer.moving_variance.numpy()
-            producer = layer.input._keras_history.layer
-            scales[producer.name] = gamma / np.sqrt(variance + layer.epsilon)
+        if isinstance(layer, keras.layers.BatchNormalization):
+            scales[maker(layer).name] = np.abs(scale_of(layer))
     return scales

@@ -25,7 +25,7 @@ from mlapp.tuned import with_tuned
 __all__ = ["SEARCH_SPACE", "DnnTrainerConfig", "evaluate", "fit", "load", "run", "save"]
 
 SEARCH_SPACE: SearchSpace = {
-    "learning_rate": Real(low=1e-3, high=3e-2, log=True),
+    "learning_rate": Real(low=1e-2, high=2e-1, log=True),
     "batch_size": Choice(of=(32, 64, 128, 256)),
     "label_smoothing": Real(low=0.0, high=0.15),
     "weight_decay": Real(low=1e-4, high=1e-1, log=True),
@@ -45,7 +45,7 @@ class DnnTrainerConfig(Training):
 
 def fit(config: Training, dataset: Dataset, folder: Path) -> tuple[Any, list[dict[str, float]]]:
     """A trained network and its history, one record an epoch; ``folder`` keeps checkpoints to resume from."""
-    model = replicate(nets.build_for(dataset, config.architecture, width=config.width, seed=config.seed))
+    model = replicate(nets.build_for(dataset, config, width=config.width, seed=config.seed))
     loss = classification(model, config.label_smoothing)
     history = optimise(model, loss, dataset.split("train"), dataset.split("validation"), config, folder)
     return unreplicate(model), history

@@ -19,6 +19,7 @@ from mlapp import storage
 from mlapp.candidate import Candidate, Kind, Precision, write_candidates
 from mlapp.dataset import Dataset, Split
 from mlapp.dl.backend import tf
+from mlapp.dl.folding import folded
 from mlapp.dl.keras_model import save
 from mlapp.dl.nets import multiply_accumulates
 from mlapp.errors import UserError
@@ -70,7 +71,7 @@ def export(
 
 def convert(model: Any, representative: Split | None = None, images: int = 500) -> bytes:
     """A LiteRT flatbuffer: full-integer int8 when ``representative`` images set the ranges, float32 otherwise."""
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter = tf.lite.TFLiteConverter.from_keras_model(folded(model))
     if representative is not None:
         chosen = np.linspace(0, len(representative) - 1, min(images, len(representative)), dtype=np.int64)
 

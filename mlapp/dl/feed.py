@@ -96,5 +96,5 @@ def _options() -> Any:
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_warm_start = True
-    #options.threading.private_threadpool_size = 1  # else it takes a thread from the training step
+    # options.threading.private_threadpool_size = 1  # else it takes a thread from the training step
     return options

@@ -25,7 +25,7 @@ from mlapp.tuned import with_tuned
 __all__ = ["SEARCH_SPACE", "KnowledgeDistillerConfig", "evaluate", "fit", "load", "run", "save"]
 
 SEARCH_SPACE: SearchSpace = {
-    "learning_rate": Real(low=1e-3, high=3e-2, log=True),
+    "learning_rate": Real(low=1e-2, high=2e-1, log=True),
     "temperature": Real(low=1.0, high=12.0),
     "alpha": Real(low=0.1, high=1.0),
     "weight_decay": Real(low=1e-4, high=1e-1, log=True),
@@ -47,7 +47,7 @@ class KnowledgeDistillerConfig(Distillation):
 def fit(config: KnowledgeDistillerConfig, dataset: Dataset, folder: Path) -> tuple[Any, list[dict[str, float]]]:
     """A student and its history; the teacher's weights stay as they are. ``folder`` keeps checkpoints."""
     teacher = replicate(load_from(config.teacher))
-    student = replicate(nets.build_for(dataset, config.architecture, width=config.width, seed=config.seed))
+    student = replicate(nets.build_for(dataset, config, width=config.width, seed=config.seed))
     loss = distillation(
         student, teacher, temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing
     )

@@ -16,14 +16,13 @@ ITERATIONS = 5
 IMAGE_CHANNELS = 4  # a kernel of no more input channels looks at the image itself
 
 
-def muon(learning_rate: float, *, momentum: float = 0.6, plain_rate: float = 0.25, plain_momentum: float = 0.9) -> Any:
+def muon(learning_rate: float, *, momentum: float = 0.6, plain_momentum: float = 0.9) -> Any:
     """The optimizer, as a Keras one.
 
     ``learning_rate`` is the share of its norm that a step changes a kernel by; the norm itself stays as it was, for
-    where batch normalisation follows it means nothing. Other variables go by Nesterov's SGD, at ``plain_rate`` times
-    that rate.
+    where batch normalisation follows it means nothing. Other variables go by Nesterov's SGD at the same rate.
     """
-    return _made()(learning_rate, momentum=momentum, plain_rate=plain_rate, plain_momentum=plain_momentum)
+    return _made()(learning_rate, momentum=momentum, plain_momentum=plain_momentum)
 
 
 def is_orthogonalised(variable: Any) -> bool:
@@ -62,7 +61,7 @@ def _made() -> Any:
                 return tf.raw_ops.ResourceApplyKerasMomentum(
                     var=variable.handle,
                     accum=velocity.handle,
-                    lr=rate * self._settings["plain_rate"],
+                    lr=rate,
                     grad=gradient,
                     momentum=self._settings["plain_momentum"],
                     use_nesterov=True,

@@ -25,8 +25,9 @@ def prune_weights(
     """
     per_epoch = steps_per_epoch(train, config.batch_size)
     ramp = max(1, round(RAMP_SHARE * config.epochs * per_epoch))
+    calls = ramp * config.towers  # what tfmot counts: each part of a batch calls the network
     schedule = tfmot.sparsity.keras.PolynomialDecay(
-        initial_sparsity=0.0, final_sparsity=sparsity, begin_step=0, end_step=ramp, frequency=max(1, ramp // 20)
+        initial_sparsity=0.0, final_sparsity=sparsity, begin_step=0, end_step=calls, frequency=max(1, calls // 20)
     )
 
     def wrapped(layer: Any) -> Any:

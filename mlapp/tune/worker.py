@@ -23,6 +23,7 @@ from typing import Any
 
 from mlapp import config as configuration
 from mlapp.dataset import Dataset
+from mlapp.dl.backend import use_processors
 from mlapp.errors import UserError
 from mlapp.section import Section
 from mlapp.tracking import Tracker, tracked_by
@@ -103,8 +104,8 @@ def run_trial(parameters: dict[str, Any], assignment: Assignment) -> None:
 
 def _prepare(cpus: int) -> None:
     """Have the libraries keep to the trial's share, before the first of them is imported."""
-    for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        os.environ[variable] = str(cpus)
+    os.environ["OMP_NUM_THREADS"] = str(cpus)
+    use_processors(cpus)
     # How long Ray waits for a trial that it stopped, before it gives up the worker and the next trial with it: 2 s are
     # too few on a busy machine, where a network is still being released.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"

@@ -18,7 +18,13 @@ from mlapp.dl.devices import on
 from mlapp.errors import UserError
 from mlapp.schema import Pruning, Training
 
-SETTINGS: dict[str, Any] = {"batch_size": 50, "learning_rate": 0.001, "augmentation": "strong", "epochs": 1}
+SETTINGS: dict[str, Any] = {
+    "optimizer": "adam",
+    "batch_size": 52,
+    "learning_rate": 0.001,
+    "augmentation": "strong",
+    "epochs": 1,
+}
 
 
 def main(uri: str, folder: Path) -> None:
@@ -40,6 +46,7 @@ def main(uri: str, folder: Path) -> None:
 
     trainings = {
         "train": train,
+        "muon": lambda place: train(f"{place}-muon", optimizer="muon"),
         "filters": partial(prune, method="filters"),
         "weights": partial(prune, method="weights"),
     }

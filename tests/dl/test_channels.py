@@ -26,7 +26,7 @@ def scrambled(architecture: str, width: float = 0.5) -> Any:
     return model
 
 
-@pytest.mark.parametrize("architecture", ["convnet", "cnn3"])
+@pytest.mark.parametrize("architecture", ["convnet", "stridenet", "cnn3"])
 @pytest.mark.parametrize("sparsity", [0.25, 0.6, 0.99])
 def test_rebuilt_network_equals_the_masked_one(architecture: str, sparsity: float) -> None:
     model = scrambled(architecture)
@@ -42,15 +42,24 @@ def test_rebuilt_network_equals_the_masked_one(architecture: str, sparsity: floa
 def test_removing_half_of_the_filters_removes_about_three_quarters_of_the_work() -> None:
     model = scrambled("convnet", width=1.0)
     narrow = rebuild(model, choose_filters(model, 0.5))
-    assert narrow.get_layer("widen2").filters == 48
+    assert narrow.get_layer("widen3").filters == 48
     assert narrow.count_params() < 0.27 * model.count_params()
     assert nets.multiply_accumulates(narrow) < 0.27 * nets.multiply_accumulates(model)
 
 
+def test_the_normalisation_behind_a_pooling_counts_too() -> None:
+    model = scrambled("convnet")
+    gamma, *others = model.get_layer("widen1_bn").get_weights()
+    gamma[[2, 7]] *= 1e-3
+    model.get_layer("widen1_bn").set_weights([gamma, *others])
+    kept = choose_filters(model, 2 / len(gamma))["widen1"]
+    assert sorted(set(range(len(gamma))) - set(kept)) == [2, 7]
+
+
 def test_layers_joined_by_an_addition_lose_the_same_channels() -> None:
     graph = ChannelGraph.of(scrambled("convnet"))
-    assert graph.group("widen2") == graph.group("block2") != graph.group("block1")
-    assert set(graph.prunable()) == {graph.group(name) for name in ("stem", "widen1", "widen2", "block1")}
+    assert graph.group("widen3") == graph.group("block1") != graph.group("widen2")
+    assert set(graph.prunable()) == {graph.group(name) for name in ("stem", "widen1", "widen2", "widen3")}
 
 
 def test_the_least_important_filters_go_first() -> None:

@@ -58,7 +58,7 @@ def test_all_but_inner_kernels_go_by_nesterovs_sgd(batch: tuple[Any, Any]) -> No
     ours, theirs = network(), network()
     assert [v.name for v in ours.trainable_variables if is_orthogonalised(v)] == ["inner/kernel:0"]
     for model, optimizer in (
-        (ours, muon(0.1, plain_rate=0.5, plain_momentum=0.8)),
+        (ours, muon(0.05, plain_momentum=0.8)),
         (theirs, keras.optimizers.legacy.SGD(0.05, momentum=0.8, nesterov=True)),
     ):
         step = step_function(model, classification(model, 0.0), optimizer, Optimization())

@@ -11,15 +11,18 @@ SHAPE = (28, 28, 1)
 
 
 @pytest.mark.parametrize(
-    ("architecture", "width", "parameters", "macs"),
+    ("architecture", "width", "depth", "parameters", "macs"),
     [
-        ("convnet", 1.0, 243_882, 14_609_408),
-        ("convnet", 0.25, 16_050, 942_848),
-        ("cnn3", 1.0, 241_546, 7_599_872),
+        ("convnet", 1.0, 1, 164_522, 14_113_920),
+        ("convnet", 0.25, 1, 10_898, 903_648),
+        ("convnet", 1.0, 3, 331_178, 22_242_432),
+        ("stridenet", 1.0, 1, 160_458, 10_545_152),
+        ("stridenet", 0.25, 0, 5_466, 434_816),
+        ("cnn3", 1.0, 1, 241_546, 7_599_872),
     ],
 )
-def test_size_is_pinned(architecture: str, width: float, parameters: int, macs: int) -> None:
-    model = nets.build(architecture, shape=SHAPE, classes=10, width=width)
+def test_size_is_pinned(architecture: str, width: float, depth: int, parameters: int, macs: int) -> None:
+    model = nets.build(architecture, shape=SHAPE, classes=10, width=width, depth=depth)
     assert model.count_params() == parameters
     assert nets.multiply_accumulates(model) == macs
 

@@ -86,8 +86,8 @@ def test_a_search_leaves_the_best_parameters_with_their_evidence(
         f"trial-{trial['number']}": (trial["parameters"], len(trial["accuracies"]), trial["state"] == "stopped")
         for trial in trials
     }
-    assert trials[0]["parameters"] == {"learning_rate": 0.01, "batch_size": 64, "augmentation": "none"}
-    assert winner["parameters"]["learning_rate"] > 0.01
+    assert trials[0]["parameters"] == {"learning_rate": 0.05, "batch_size": 64, "augmentation": "none"}
+    assert winner["parameters"]["learning_rate"] > 0.05
     states = Counter(trial["state"] for trial in trials)
     assert states["stopped"] > 0
     assert states["stopped"] + states["finished"] == 9
