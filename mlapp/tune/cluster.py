@@ -197,10 +197,16 @@ def _sessions(workdir: Path) -> Iterator[Path]:
     base = tempfile.gettempdir()
     base = base if len(base) < 20 else "/tmp"  # noqa: S108
     prefix = f"mlapp-ray-{hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:8]}-"
-    for left in Path(base).glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=base, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+
+    def clear() -> None:
+        for left in Path(base).glob(f"{prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    clear()
+    try:
+        yield Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+    finally:
+        clear()  # also of what a dying process of the killed run's Ray has written since
 
 
 def _born_since(before: set[int]) -> list[Any]:
