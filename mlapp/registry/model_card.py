@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mlapp import storage
+from mlapp.registry.reproduction import command
 from mlapp.registry.training_cost import Cost, cost
 from mlapp.result import Metric, StageResult
 from mlapp.vetting.near_duplicates import CORRELATION
@@ -69,6 +70,7 @@ def write(
             ],
             candidates=candidates,
             pictures=pictures,
+            command=command(stages),
             settings={f"{stage.stage} {stage.key[:12]}": _settings(stage) for stage in stages},
             weakest=int(np.argmin([metric.value for metric in verdict.challenger.recall])),
         )

@@ -89,13 +89,13 @@ def fill(
         shutil.copyfile(challenger.local(name), draft / file)
     chosen = json.loads(challenger.local("challenger").read_text(encoding="utf-8"))["candidate"]
     served = MODELS[chosen["artifact"]]
-    for name, file in {"frontier_plot": "frontier.png", "frontier": "frontier.json"}.items():
-        shutil.copyfile(challenger.local(name), draft / file)
+    shutil.copyfile(challenger.local("frontier_plot"), draft / "frontier.png")
     (draft / "labels.json").write_text(json.dumps(list(dataset.classes), indent=2) + "\n", encoding="utf-8")
     write_json(draft / "preprocessing.json", _preprocessing(dataset))
     write_json(draft / "verdict.json", verdict.model_dump(mode="json"))
     write_json(draft / "metrics.json", {name: metric.model_dump() for name, metric in vetted.metrics.items()})
     stages = [StageResult.load(uri) for uri in dict.fromkeys((*config.results, config.challenger, config.verdict))]
+    (draft / "frontier.json").write_text(json.dumps(_frontier(challenger), indent=2) + "\n", encoding="utf-8")
     about = {
         "name": config.name,
         "model": served,
@@ -109,6 +109,13 @@ def fill(
     }
     model_card.write(draft, about, verdict, chosen, stages)
     return describe(draft, **about)
+
+
+def _frontier(challenger: StageResult) -> list[dict[str, Any]]:
+    """The candidates as the choice placed them, each with its stage and key, wherever they lay."""
+    placed: list[dict[str, Any]] = json.loads(challenger.local("frontier").read_text(encoding="utf-8"))
+    made = {uri: StageResult.load(uri) for uri in dict.fromkeys(entry["result"] for entry in placed)}
+    return [{**entry, "result": f"{made[entry['result']].stage}/{made[entry['result']].key[:8]}"} for entry in placed]
 
 
 def _preprocessing(dataset: Dataset) -> dict[str, Any]:

@@ -59,6 +59,9 @@ def test_a_bundle_holds_what_its_manifest_says_and_works_on_its_own(
     answers = score(storage.fetch(folder / manifest.model), split.images).argmax(1)
     assert (answers == split.labels).mean() == 0.95
     assert json.loads((folder / "labels.json").read_text()) == list(planted.CLASSES)
+    for file in folder.glob("*.[jmh][sdt]*"):
+        assert str(tmp_path) not in file.read_text(encoding="utf-8"), file.name
+    assert "```bash\nmake run PRESET=" in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def test_the_card_tells_accuracy_n_interval_gates_and_classes(
