@@ -25,10 +25,14 @@ def content_digest(result: StageResult) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """Images (n, height, width, channels) uint8 and labels (n,) uint8, both memory-mapped and read-only."""
+    """Images (n, height, width, channels) uint8 and labels (n,) uint8, both memory-mapped and read-only.
+
+    With ``answers``, a teacher's logits (n, classes) besides, a batch's targets are pairs of labels and answers.
+    """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
+    answers: npt.NDArray[np.float16] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -14,7 +14,7 @@ from mlapp.schema_cloud import Cloud, Images, Placement, Registration
 from mlapp.search_space import Dimension
 from mlapp.section import Section
 
-Architecture = Literal["cnn3", "convnet", "stridenet"]
+Architecture = Literal["cnn3", "convnet", "deepnet", "poolnet"]
 Trainer = Literal["train", "distill", "baseline"]
 IdxName = Literal["train-images", "train-labels", "t10k-images", "t10k-labels"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -185,7 +185,7 @@ class Network(Section):
 
     architecture: Architecture = Field(
         "convnet",
-        description="convnet: the default; stridenet: at half the resolution, for the smallest budgets; "
+        description="convnet: the default; deepnet: deeper, for long trainings; poolnet: for the smallest budgets; "
         "cnn3: the tutorials' reference CNN",
     )
     depth: int = Field(1, ge=0, le=20, description="residual convolutions at a network's end (not of cnn3)")
@@ -203,7 +203,10 @@ class Distillation(Optimization, Network):
     widths: tuple[float, ...] = Field(
         (0.5, 0.25), min_length=1, max_length=8, description="one student for each width, as a multiplier of channels"
     )
-    temperature: float = Field(4.0, ge=1, le=50, description="softening of teacher and student logits")
+    max_bytes: int | None = Field(
+        None, ge=1000, description="narrow a student until its int8 model has at most so many bytes; unset: as it is"
+    )
+    temperature: float = Field(2.0, ge=1, le=50, description="softening of teacher and student logits")
     alpha: float = Field(0.7, ge=0, le=1, description="weight of the teacher's soft labels against the hard ones")
 
 
@@ -216,13 +219,16 @@ class Pruning(Optimization):
     sparsities: tuple[float, ...] = Field(
         (0.3, 0.5), min_length=1, max_length=8, description="shares of filters or weights to remove, each tried"
     )
+    rounds: int = Field(
+        3, ge=1, le=20, description="filters: remove them in so many rounds, each followed by fine-tuning"
+    )
     tolerance: float = Field(
         0.01,
         ge=0,
         le=1,
         description="keep the sparsest that loses at most so much of the student's validation accuracy",
     )
-    temperature: float = Field(4.0, ge=1, le=50, description="softening of teacher and student logits")
+    temperature: float = Field(2.0, ge=1, le=50, description="softening of teacher and student logits")
     alpha: float = Field(0.7, ge=0, le=1, description="weight of the teacher's soft labels against the hard ones")
 
 

@@ -67,7 +67,10 @@ def test_a_resolved_configuration_reads_back_as_itself():
         ({"training.epochs": "x"}, "training.epochs: input should be a valid integer, unable to parse string as an "),
         ({"training.learning_rate": float("nan")}, "training.learning_rate: input should be "),
         ({"training": 3}, "training: input should be a valid dictionary"),
-        ({"training.architecture": "vgg"}, "training.architecture: input should be 'cnn3', 'convnet' or 'stridenet'"),
+        (
+            {"training.architecture": "vgg"},
+            "training.architecture: input should be 'cnn3', 'convnet', 'deepnet' or",
+        ),
         ({"distillation.widths": []}, "distillation.widths: tuple should have at least 1 item"),
     ],
 )

@@ -13,14 +13,12 @@ from typing import Any
 from pydantic import Field
 
 from mlapp.candidate import read_candidates
-from mlapp.dataset import Dataset
-from mlapp.dl.channels import choose_filters, rebuild
+from mlapp.dataset import Dataset, Split
+from mlapp.dl.answers import taught
 from mlapp.dl.devices import chosen, scaled
 from mlapp.dl.exporter import export
+from mlapp.dl.filter_pruning import prune_filters
 from mlapp.dl.keras_model import evaluate, load, load_from, save
-from mlapp.dl.losses import distillation
-from mlapp.dl.optimise import optimise
-from mlapp.dl.replicas import replicate, unreplicate
 from mlapp.dl.report import outcome
 from mlapp.dl.weight_pruning import prune_weights
 from mlapp.result import Outcome, ResultUri, ResultUris, StageResult
@@ -45,19 +43,14 @@ class DnnPrunerConfig(Pruning):
 
 
 def fit(
-    config: Pruning, dataset: Dataset, folder: Path, *, student: Any, teacher: Any, sparsity: float
+    config: Pruning, student: Any, train: Split, validation: Split, folder: Path, *, sparsity: float
 ) -> tuple[Any, list[dict[str, float]]]:
-    """``student`` without a share of ``sparsity`` of its filters or weights, fine-tuned, and the history."""
-    train, validation = dataset.split("train"), dataset.split("validation")
-    if config.method == "weights":
-        return prune_weights(student, teacher, train, validation, config, folder, sparsity)
-    narrow = replicate(rebuild(student, choose_filters(student, sparsity)))
-    log.info("%d of %d parameters stay", narrow.count_params(), student.count_params())
-    loss = distillation(
-        narrow, replicate(teacher), temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing
-    )
-    history = optimise(narrow, loss, train, validation, config, folder)
-    return unreplicate(narrow), history
+    """``student`` without a share of ``sparsity`` of its filters or weights, and the history of its fine-tuning.
+
+    ``train`` holds the teacher's answers (`mlapp.dl.answers`).
+    """
+    by = prune_weights if config.method == "weights" else prune_filters
+    return by(student, train, validation, config, folder, sparsity)
 
 
 def resolved(config: DnnPrunerConfig) -> DnnPrunerConfig:
@@ -73,12 +66,12 @@ def run(config: DnnPrunerConfig, workdir: Path) -> Outcome:
     parent_uri, parent_name, parent_accuracy = _best(config.students)
     tried = []
     with chosen(config.devices):
-        student, teacher = load_from(parent_uri), load_from(config.teacher)
+        student, train = load_from(parent_uri), taught(dataset, config.teacher, config.augmentation)
+        validation = dataset.split("validation")
         for sparsity in config.sparsities:
-            model, history = fit(
-                config, dataset, workdir / f"sparsity-{sparsity:g}", student=student, teacher=teacher, sparsity=sparsity
-            )
-            accuracy = evaluate(model, dataset.split("validation")).value
+            folder = workdir / f"sparsity-{sparsity:g}"
+            model, history = fit(config, student, train, validation, folder, sparsity=sparsity)
+            accuracy = evaluate(model, validation).value
             log.info(
                 "%s without %.0f %% of its %s: %.2f %%", parent_name, 100 * sparsity, config.method, 100 * accuracy
             )

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from mlapp.dataset import Dataset
-from mlapp.dl import nets
+from mlapp.dl import answers, nets
 from mlapp.dl.devices import chosen, scaled
 from mlapp.dl.exporter import export
 from mlapp.dl.keras_model import evaluate, load, save
@@ -71,6 +71,7 @@ def run(config: DnnTrainerConfig, workdir: Path) -> Outcome:
         kind="teacher",
         description=f"{config.architecture}, width {config.width:g}, {len(history)} epochs",
     )
+    artifacts[answers.ARTIFACT] = answers.write(model, dataset, workdir)
     return outcome(workdir, artifacts, candidates, history)
 
 

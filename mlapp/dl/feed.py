@@ -28,7 +28,7 @@ def training_batches(
     parts: int = 1,
     own: range = range(1),
 ) -> Any:
-    """A `tf.data.Dataset` of ``(images, labels)``, augmented, for steps ``first_step`` to ``first_step + steps``.
+    """A `tf.data.Dataset` of ``(images, targets)``, augmented, for steps ``first_step`` to ``first_step + steps``.
 
     Order and views depend on ``seed``, the step's number and the image's place in the batch alone, so a resumed run
     sees what the interrupted one would have seen, and several devices together what one would. Each batch is cut into
@@ -52,21 +52,26 @@ def training_batches(
             batch = np.sort(order[place : place + batch_size])
             for part in own:
                 chosen = batch[part * size : (part + 1) * size]
-                images, labels = split.images[chosen], split.labels[chosen].astype(np.int32)
-                yield images, labels, sides[chosen] ^ bool(epoch % 2), np.int64(step), np.int32(part * size)
+                yield (
+                    split.images[chosen],
+                    _targets(split, chosen),
+                    sides[chosen] ^ bool(epoch % 2),
+                    np.int64(step),
+                    np.int32(part * size),
+                )
 
     signature = (
         tf.TensorSpec((size, *split.images.shape[1:]), tf.uint8),
-        tf.TensorSpec((size,), tf.int32),
+        tf.nest.map_structure(lambda array: tf.TensorSpec((size, *array.shape[1:]), array.dtype), _targets(split, [0])),
         tf.TensorSpec((size,), tf.bool),
         tf.TensorSpec((), tf.int64),
         tf.TensorSpec((), tf.int32),
     )
 
-    def view(images: Any, labels: Any, mirrored: Any, step: Any, start: Any) -> tuple[Any, Any]:
+    def view(images: Any, targets: Any, mirrored: Any, step: Any, start: Any) -> tuple[Any, Any]:
         step_seed = tf.stack([tf.constant(seed, tf.int64), step])
         place = None if parts == 1 else (batch_size, start)
-        return augment(tf.cast(images, tf.float32), policy, step_seed, mirrored, place), labels
+        return augment(tf.cast(images, tf.float32), policy, step_seed, mirrored, place), targets
 
     batches = tf.data.Dataset.from_generator(rows, output_signature=signature).map(view).prefetch(2 * len(own))
     return batches.with_options(_options())
@@ -92,9 +97,13 @@ def evaluation_batches(
         yield images, labels
 
 
+def _targets(split: Split, chosen: Any) -> Any:
+    labels = split.labels[chosen].astype(np.int32)
+    return labels if split.answers is None else (labels, split.answers[chosen].astype(np.float32))
+
+
 def _options() -> Any:
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_warm_start = True
-    # options.threading.private_threadpool_size = 1  # else it takes a thread from the training step
     return options

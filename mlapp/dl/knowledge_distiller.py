@@ -9,9 +9,11 @@ from pydantic import Field
 
 from mlapp.dataset import Dataset
 from mlapp.dl import nets
+from mlapp.dl.answers import taught
+from mlapp.dl.budget import widest
 from mlapp.dl.devices import chosen, scaled
 from mlapp.dl.exporter import export
-from mlapp.dl.keras_model import evaluate, load, load_from, save
+from mlapp.dl.keras_model import evaluate, load, save
 from mlapp.dl.losses import distillation
 from mlapp.dl.optimise import optimise
 from mlapp.dl.replicas import replicate, unreplicate
@@ -45,14 +47,21 @@ class KnowledgeDistillerConfig(Distillation):
 
 
 def fit(config: KnowledgeDistillerConfig, dataset: Dataset, folder: Path) -> tuple[Any, list[dict[str, float]]]:
-    """A student and its history; the teacher's weights stay as they are. ``folder`` keeps checkpoints."""
-    teacher = replicate(load_from(config.teacher))
+    """A student and its history, one record an epoch; ``folder`` keeps checkpoints to resume from."""
+    config = within_budget(config, dataset)
+    train = taught(dataset, config.teacher, config.augmentation)
     student = replicate(nets.build_for(dataset, config, width=config.width, seed=config.seed))
-    loss = distillation(
-        student, teacher, temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing
-    )
-    history = optimise(student, loss, dataset.split("train"), dataset.split("validation"), config, folder)
+    loss = distillation(student, temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing)
+    history = optimise(student, loss, train, dataset.split("validation"), config, folder)
     return unreplicate(student), history
+
+
+def within_budget(config: KnowledgeDistillerConfig, dataset: Dataset) -> KnowledgeDistillerConfig:
+    """The config with the student as narrow as its byte budget demands."""
+    if config.max_bytes is None:
+        return config
+    width = widest(dataset, config, config.width, config.max_bytes)
+    return config.model_copy(update={"width": width, "max_bytes": None})
 
 
 def resolved(config: KnowledgeDistillerConfig) -> KnowledgeDistillerConfig:
@@ -65,6 +74,7 @@ def run(config: KnowledgeDistillerConfig, workdir: Path) -> Outcome:
     """Distil, export and measure one student."""
     dataset = Dataset.open(config.data)
     with chosen(config.devices):
+        config = within_budget(config, dataset)
         student, history = fit(config, dataset, workdir)
     artifacts, candidates = export(
         student,

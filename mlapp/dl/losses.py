@@ -1,4 +1,4 @@
-"""What the trainers minimise. A loss is a function ``(images, labels) -> scalar`` that runs its network in training."""
+"""What the trainers minimise: a loss is a function ``(images, targets) -> scalar`` that runs its network."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def classification(model: Any, smoothing: float) -> Loss:
     return loss
 
 
-def distillation(student: Any, teacher: Any, *, temperature: float, alpha: float, smoothing: float) -> Loss:
-    """Learn from the teacher's softened answers to the very views the student sees, and from the labels.
+def distillation(student: Any, *, temperature: float, alpha: float, smoothing: float) -> Loss:
+    """Learn from a teacher's softened answers and from the labels; ``alpha`` weighs the teacher's part.
 
-    ``alpha`` weighs the teacher's part; the teacher answers in inference mode and gets no gradient.
+    Targets are pairs, as of a `Split` with answers.
     """
 
-    def loss(images: Any, labels: Any) -> Any:
-        answers = tf.stop_gradient(teacher(images, training=False))
+    def loss(images: Any, targets: Any) -> Any:
+        labels, answers = targets
         logits = student(images, training=True)
         soft = soft_cross_entropy(answers, logits, temperature)
         hard = cross_entropy(logits, labels, smoothing)

@@ -14,13 +14,13 @@ import numpy as np
 
 from mlapp import tracking
 from mlapp.dataset import Split
-from mlapp.dl.backend import keras, tf
+from mlapp.dl.backend import tf
 from mlapp.dl.devices import current
 from mlapp.dl.feed import evaluation_batches, steps_per_epoch, training_batches
 from mlapp.dl.losses import Loss, cross_entropy
-from mlapp.dl.muon import muon
 from mlapp.dl.progress import Checkpoints, Progress
 from mlapp.dl.replicas import unreplicate
+from mlapp.dl.training_step import learning_rate, optimizer_of, step_function
 from mlapp.errors import Terminated, UserError, termination_deferred
 from mlapp.schema import Optimization
 
@@ -74,15 +74,6 @@ def optimise(
     return progress.history
 
 
-def learning_rate(config: Optimization, step: int, total: int) -> float:
-    """The scheduled rate at ``step`` of ``total``, before any reduction on a plateau."""
-    if config.schedule != "one_cycle":
-        return config.learning_rate
-    rising = max(1, round(config.warmup * total))
-    share = (step + 1) / rising if step < rising else (total - step) / (total - rising + 1)
-    return config.learning_rate * min(1.0, share)
-
-
 def evaluate(model: Any, split: Split) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over a whole split, without augmentation."""
 
@@ -99,46 +90,6 @@ def _measured(model: Any, images: Any, labels: Any) -> Any:
     hits = tf.reduce_sum(tf.cast(tf.argmax(logits, -1, tf.int32) == labels, tf.float32))
     images_here = tf.cast(tf.shape(labels)[0], tf.float32)
     return tf.stack([tf.math.multiply_no_nan(cross_entropy(logits, labels), images_here), hits])
-
-
-def optimizer_of(config: Optimization) -> Any:
-    """The Keras optimizer that the settings name."""
-    return (
-        muon(config.learning_rate) if config.optimizer == "muon" else keras.optimizers.legacy.Adam(config.learning_rate)
-    )
-
-
-def step_function(model: Any, loss: Loss, optimizer: Any, config: Optimization) -> Callable[[Any, Any], Any]:
-    """A compiled training step, ``(images, labels) -> loss``.
-
-    A batch is worked at in ``config.towers`` parts side by side, which shares the processors out better than every
-    operation among all of them; batch normalisation takes its statistics of each part.
-    """
-    towers, weight_decay = config.towers, config.weight_decay
-    variables = model.trainable_variables
-    kernels = [variable for variable in variables if len(variable.shape) > 1]
-    devices = current()
-
-    def update(images: Any, labels: Any) -> Any:
-        values, gradients = [], []
-        for tower in range(towers):
-            # Every so many-th image: with several devices too, a part is the same images of the whole batch.
-            own = slice(tower, None, towers)
-            share = len(range(images.shape[0])[own]) / images.shape[0]
-            with tf.GradientTape() as tape:
-                value = devices.mean(loss(images[own], labels[own])) * share
-            values.append(value)
-            gradients.append(tape.gradient(value, variables))
-        mean = [tf.add_n(each) for each in zip(*gradients, strict=True)]
-        optimizer.apply_gradients(zip(mean, variables, strict=True))
-        return tf.add_n(values)
-
-    def decay() -> None:
-        if weight_decay:
-            for kernel in kernels:
-                devices.assign(kernel, lambda each: each.assign_sub(optimizer.learning_rate * weight_decay * each))
-
-    return devices.step(update, decay)
 
 
 def _run_epoch(

@@ -17,7 +17,7 @@ RAMP_SHARE = 0.5  # of all steps: the sparsity rises until here, the rest recove
 
 
 def prune_weights(
-    student: Any, teacher: Any, train: Split, validation: Split, config: Pruning, folder: Path, sparsity: float
+    student: Any, train: Split, validation: Split, config: Pruning, folder: Path, sparsity: float
 ) -> tuple[Any, list[dict[str, float]]]:
     """A copy of ``student`` with a share of ``sparsity`` of each kernel's weights at zero, fine-tuned and stripped.
 
@@ -38,9 +38,7 @@ def prune_weights(
     source = keras.models.clone_model(student)
     source.set_weights(student.get_weights())
     pruned = replicate(keras.models.clone_model(source, clone_function=wrapped))
-    loss = distillation(
-        pruned, replicate(teacher), temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing
-    )
+    loss = distillation(pruned, temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing)
     update = tfmot.sparsity.keras.UpdatePruningStep()
     update.set_model(pruned)
     update.on_train_begin()

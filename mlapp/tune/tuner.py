@@ -69,7 +69,7 @@ def run(config: TunerConfig, workdir: Path) -> Outcome:
     settings = _settings(trainer, config)
     section: Any = Config.model_fields[trainer.run.section].annotation
     length = next(name for name in LENGTHS if name in section.model_fields)
-    searchable = set(section.model_fields) - {length, "seed", "widths"}
+    searchable = set(section.model_fields) - {length, "seed", "widths", "max_bytes"}
     space = checked(config.space or trainer.SEARCH_SPACE, settings, searchable, config.trainer)
     trials = Trials(workdir, config)
     first = nearest(space, settings)

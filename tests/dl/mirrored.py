@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from mlapp.dataset import Dataset
 from mlapp.dl import dnn_pruner, dnn_trainer, nets
+from mlapp.dl.answers import answers_of
 from mlapp.dl.backend import tf
 from mlapp.dl.data_parallel import Devices
 from mlapp.dl.devices import on
@@ -34,6 +36,7 @@ def main(uri: str, folder: Path) -> None:
     dataset = Dataset.open(uri)
     two = Devices(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
     student, teacher = (nets.build("convnet", shape=dataset.shape, classes=10, width=width) for width in (0.125, 0.25))
+    taught = replace(dataset.split("train"), answers=answers_of(teacher, dataset.split("train"))[0])
 
     def train(place: str, **changes: Any) -> Any:
         config = Training(**{**SETTINGS, "width": 0.125, "weight_decay": 0.01, **changes})
@@ -41,8 +44,8 @@ def main(uri: str, folder: Path) -> None:
 
     def prune(place: str, method: str) -> Any:
         config = Pruning(**{**SETTINGS, "method": method})
-        models = {"student": student, "teacher": teacher}
-        return dnn_pruner.fit(config, dataset, folder / place / method, **models, sparsity=0.5)
+        splits = taught, dataset.split("validation")
+        return dnn_pruner.fit(config, student, *splits, folder / place / method, sparsity=0.5)
 
     trainings = {
         "train": train,

@@ -26,7 +26,7 @@ def scrambled(architecture: str, width: float = 0.5) -> Any:
     return model
 
 
-@pytest.mark.parametrize("architecture", ["convnet", "stridenet", "cnn3"])
+@pytest.mark.parametrize("architecture", ["convnet", "deepnet", "poolnet", "cnn3"])
 @pytest.mark.parametrize("sparsity", [0.25, 0.6, 0.99])
 def test_rebuilt_network_equals_the_masked_one(architecture: str, sparsity: float) -> None:
     model = scrambled(architecture)

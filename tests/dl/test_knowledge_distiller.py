@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from mlapp.dataset import Dataset
 from mlapp.dl import knowledge_distiller, nets
+from mlapp.dl.answers import answers_of
 from mlapp.dl.backend import tf
 from mlapp.dl.knowledge_distiller import KnowledgeDistillerConfig
 from mlapp.dl.losses import cross_entropy, distillation, soft_cross_entropy
@@ -31,7 +33,8 @@ def distil(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
     """A function that trains a student under a teacher that is given itself, not by the URI of its result."""
 
     def taught(teacher: Any, folder: Path, **changes: Any) -> Any:
-        monkeypatch.setattr(knowledge_distiller, "load_from", lambda uri: teacher)
+        train = replace(dataset.split("train"), answers=answers_of(teacher, dataset.split("train"))[0])
+        monkeypatch.setattr(knowledge_distiller, "taught", lambda *_: train)
         return knowledge_distiller.fit(config(**changes), dataset, folder)[0]
 
     return taught
@@ -60,19 +63,18 @@ def test_alpha_mixes_the_soft_and_the_hard_loss(dataset: Dataset) -> None:
     teacher, student = network(1), network(2)
     images, labels = (np.asarray(part[:20]) for part in (dataset.split("train").images, dataset.split("train").labels))
     images, labels = images.astype(np.float32), labels.astype(np.int32)
+    targets = (labels, teacher(images))
     soft, hard, mixed = (
-        float(distillation(student, teacher, temperature=4.0, alpha=alpha, smoothing=0.1)(images, labels))
+        float(distillation(student, temperature=4.0, alpha=alpha, smoothing=0.1)(images, targets))
         for alpha in (1.0, 0.0, 0.7)
     )
     assert mixed == pytest.approx(0.7 * soft + 0.3 * hard, rel=1e-3)
     assert hard == pytest.approx(float(cross_entropy(student(images, training=True), labels, 0.1)), rel=1e-3)
 
 
-def test_the_teachers_weights_do_not_move_and_the_students_do(distil: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_student_of_the_wanted_width_learns_in_all_its_weights(distil: Callable[..., Any], tmp_path: Path) -> None:
     teacher = network(1, width=0.25)
-    before = [weight.copy() for weight in teacher.get_weights()]
     student = distil(teacher, tmp_path, epochs=1)
-    assert all(np.array_equal(old, new) for old, new in zip(before, teacher.get_weights(), strict=True))
     fresh = network(0).get_weights()
     assert student.count_params() == network(0).count_params() < teacher.count_params()
     assert not any(np.array_equal(old, new) for old, new in zip(fresh, student.get_weights(), strict=True))

@@ -10,7 +10,7 @@ import pytest
 from mlapp.dl.backend import keras, tf
 from mlapp.dl.losses import classification
 from mlapp.dl.muon import is_orthogonalised, muon, orthogonalised
-from mlapp.dl.optimise import optimizer_of, step_function
+from mlapp.dl.training_step import optimizer_of, step_function
 from mlapp.schema import Optimization
 
 

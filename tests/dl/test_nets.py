@@ -14,10 +14,11 @@ SHAPE = (28, 28, 1)
     ("architecture", "width", "depth", "parameters", "macs"),
     [
         ("convnet", 1.0, 1, 164_522, 14_113_920),
-        ("convnet", 0.25, 1, 10_898, 903_648),
+        ("convnet", 0.25, 1, 11_226, 1_157_664),
         ("convnet", 1.0, 3, 331_178, 22_242_432),
-        ("stridenet", 1.0, 1, 160_458, 10_545_152),
-        ("stridenet", 0.25, 0, 5_466, 434_816),
+        ("deepnet", 1.0, 1, 285_482, 25_404_160),
+        ("poolnet", 1.0, 1, 346_058, 19_647_104),
+        ("poolnet", 0.25, 0, 8_026, 565_280),
         ("cnn3", 1.0, 1, 241_546, 7_599_872),
     ],
 )
@@ -25,6 +26,12 @@ def test_size_is_pinned(architecture: str, width: float, depth: int, parameters:
     model = nets.build(architecture, shape=SHAPE, classes=10, width=width, depth=depth)
     assert model.count_params() == parameters
     assert nets.multiply_accumulates(model) == macs
+
+
+@pytest.mark.parametrize("width", [0.05, 0.3, 0.65, 1.3])
+def test_channels_come_by_eights(width: float) -> None:
+    model = nets.build("convnet", shape=SHAPE, classes=10, width=width)
+    assert all(layer.filters % 8 == 0 for layer in model.layers if hasattr(layer, "filters"))
 
 
 def test_output_is_one_logit_a_class_and_no_probability() -> None:

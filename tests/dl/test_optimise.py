@@ -13,6 +13,7 @@ import pytest
 from mlapp.dataset import Dataset, Split
 from mlapp.dl import nets, optimise
 from mlapp.dl.losses import classification
+from mlapp.dl.training_step import learning_rate
 from mlapp.errors import Terminated, UserError
 from mlapp.schema import Optimization
 
@@ -32,7 +33,7 @@ def train(model: Any, dataset: Dataset, config: Optimization, folder: Path, loss
 
 def test_one_cycle_rises_to_the_peak_and_falls_to_nearly_zero() -> None:
     config = settings(learning_rate=0.1, schedule="one_cycle", warmup=0.2)
-    rates = [optimise.learning_rate(config, step, 100) for step in range(100)]
+    rates = [learning_rate(config, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1 / 20)
     assert max(rates) == rates[19] == pytest.approx(0.1)
     assert np.all(np.diff(rates[:20]) > 0)

@@ -53,7 +53,7 @@ def test_every_trainer_has_the_same_form(module: Any) -> None:
 
 
 def test_a_trainer_leaves_its_model_candidates_history_and_curves(teacher: StageResult) -> None:
-    assert set(teacher.artifacts) == {"keras", "float32", "int8", "candidates", "history", "curves"}
+    assert set(teacher.artifacts) == {"keras", "float32", "int8", "candidates", "history", "curves", "answers"}
     assert teacher.damage() is None
     metric = teacher.metrics["int8.validation_accuracy"]
     assert metric.n
@@ -69,6 +69,16 @@ def test_a_second_run_takes_up_the_result(data_uri: str, folder: Path, teacher: 
 
 def test_students_are_named_by_their_width(students: list[StageResult]) -> None:
     assert [read_candidates(result)[0].name for result in students] == ["student-0.125", "student-0.2"]
+
+
+def test_a_student_is_narrowed_to_its_byte_budget(data_uri: str, folder: Path, teacher: StageResult) -> None:
+    config = knowledge_distiller.KnowledgeDistillerConfig(
+        data=data_uri, teacher=teacher.uri, width=1.0, architecture="poolnet", max_bytes=20_000, **FAST
+    )
+    int8 = read_candidates(knowledge_distiller.run(config, folder / "budget"))[1]
+    assert int8.precision == "int8"
+    assert 15_000 < int8.bytes <= 20_000
+    assert int8.name.startswith("student-0.")
 
 
 def test_other_students_and_sparsities_do_not_change_a_key(data_uri: str, teacher: StageResult) -> None:

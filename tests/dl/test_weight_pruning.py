@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from mlapp.dataset import Dataset
 from mlapp.dl import nets
+from mlapp.dl.answers import answers_of
 from mlapp.dl.weight_pruning import prune_weights
 from mlapp.errors import Terminated
 from mlapp.schema import Pruning
@@ -24,8 +26,9 @@ def settings(**changes: Any) -> Pruning:
 
 
 def prune(student: Any, dataset: Dataset, folder: Path, sparsity: float, **changes: Any) -> Any:
-    splits = dataset.split("train"), dataset.split("validation")
-    return prune_weights(student, network(7), *splits, settings(**changes), folder, sparsity)
+    train = dataset.split("train")
+    train = replace(train, answers=answers_of(network(7), train)[0])
+    return prune_weights(student, train, dataset.split("validation"), settings(**changes), folder, sparsity)
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.8])

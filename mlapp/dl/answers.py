@@ -1,0 +1,69 @@
+"""A teacher's answers to the training images, computed once: no student waits for its teacher at every step.
+
+A teacher's forward pass costs a small student several times its own training step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlapp import storage
+from mlapp.dataset import Dataset, Split, content_digest
+from mlapp.dl.augment import POLICIES
+from mlapp.dl.backend import tf
+from mlapp.dl.feed import evaluation_batches
+from mlapp.dl.keras_model import load_from
+from mlapp.result import StageResult
+
+ARTIFACT = "answers"
+Answers = npt.NDArray[np.float16]
+
+
+def answers_of(teacher: Any, split: Split) -> Answers:
+    """Logits (2, n, classes) of a network: to every image as it is, and to its mirror image."""
+
+    @tf.function(reduce_retracing=True)
+    def answer(images: Any) -> Any:
+        return tf.stack([teacher(images, training=False), teacher(images[:, :, ::-1], training=False)])
+
+    return np.concatenate([answer(images).numpy().astype(np.float16) for images, _ in evaluation_batches(split)], 1)
+
+
+def write(teacher: Any, dataset: Dataset, folder: Path) -> Path:
+    """Leave the answers to the training split as ``answers.npz``, with the digest of the data that they are about."""
+    path = folder / "answers.npz"
+    with storage.atomic_file(path) as draft, draft.open("wb") as file:
+        np.savez(file, logits=answers_of(teacher, dataset.split("train")), data=content_digest(dataset.result))
+    return path
+
+
+def taught(dataset: Dataset, teacher: str, augmentation: str) -> Split:
+    """The training split with the answers of the teacher behind the URI of its result.
+
+    Where images are mirrored in training, an answer is the mean of those to both sides, which is the better one.
+    """
+    train = dataset.split("train")
+    logits = _stored(StageResult.load(teacher), content_digest(dataset.result))
+    if logits is None:
+        logits = answers_of(load_from(teacher), train)
+    return replace(train, answers=_merged(logits, augmentation))
+
+
+def _stored(teacher: StageResult, data: str) -> Answers | None:
+    """The answers that a teacher left; None where it left none, or some about other data."""
+    if ARTIFACT not in teacher.artifacts:
+        return None
+    with np.load(teacher.local(ARTIFACT), allow_pickle=False) as stored:
+        logits: Answers = stored["logits"]
+        return logits if str(stored["data"]) == data else None
+
+
+def _merged(logits: Answers, augmentation: str) -> Answers:
+    sides = logits[:1] if POLICIES[augmentation].flip == "never" else logits
+    merged: Answers = sides.mean(0, dtype=np.float32).astype(np.float16)
+    return merged

@@ -1,0 +1,48 @@
+"""Filter pruning interleaved with distillation: some filters go, the rest learns from the teacher, and again."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from mlapp.dataset import Split
+from mlapp.dl.channels import choose_filters, rebuild
+from mlapp.dl.losses import distillation
+from mlapp.dl.optimise import optimise
+from mlapp.dl.replicas import replicate, unreplicate
+from mlapp.schema import Pruning
+
+log = logging.getLogger("mlapp")
+RAMP_SHARE = 0.5  # of all epochs go to the rounds before the last, as weight pruning has it
+
+
+def prune_filters(
+    student: Any, train: Split, validation: Split, config: Pruning, folder: Path, sparsity: float
+) -> tuple[Any, list[dict[str, float]]]:
+    """A narrower copy of ``student`` and its history: in each round the same share of the filters left goes.
+
+    Each round has a schedule of its own, and ends with its best epoch.
+    """
+    model, history = student, []
+    rounds = epochs_of_rounds(config.rounds, config.epochs)
+    for number, epochs in enumerate(rounds, start=1):
+        leaving = 1 - (1 - sparsity) ** (1 / len(rounds))
+        narrow = replicate(rebuild(model, choose_filters(model, leaving)))
+        log.info(
+            "round %d/%d: %d of %d parameters stay", number, len(rounds), narrow.count_params(), student.count_params()
+        )
+        loss = distillation(
+            narrow, temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing
+        )
+        settings = config.model_copy(update={"epochs": epochs})
+        history += optimise(narrow, loss, train, validation, settings, folder / f"round-{number}")
+        model = unreplicate(narrow)
+    return model, history
+
+
+def epochs_of_rounds(rounds: int, epochs: int) -> list[int]:
+    """How the epochs are shared out: the last round gets what `RAMP_SHARE` leaves, every one at least one epoch."""
+    earlier = min(rounds, epochs) - 1
+    each = max(1, int(RAMP_SHARE * epochs) // earlier) if earlier else 0
+    return [each] * earlier + [epochs - each * earlier]
