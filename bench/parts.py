@@ -26,7 +26,7 @@ from mlapp.dl.backend import tf
 from mlapp.dl.exporter import convert
 from mlapp.dl.feed import training_batches
 from mlapp.dl.losses import classification
-from mlapp.dl.optimise import optimizer_of, step_function
+from mlapp.dl.training_step import optimizer_of, step_function
 from mlapp.etl import gcp_dataloader, image_etl, quality
 from mlapp.schema import Training
 from mlapp.vetting.scorer import latency_us, median_us, score
