@@ -364,8 +364,8 @@ def test_whatever_is_raised_in_the_worker_leaves_no_job(vertex, config, on_signa
 @pytest.mark.parametrize("deferrable", [False, True])
 def test_a_job_past_its_deadline_is_ended_and_the_task_with_it(vertex, config, deferrable):
     vertex.scenes["europe-west4"] = [stub.FOR_EVER]
-    began = datetime.now(UTC) + timedelta(seconds=2) - timedelta(hours=1)
     stage, _ = case.operator(config(deadline_hours=1), deferrable=deferrable)
+    began = datetime.now(UTC) + timedelta(seconds=4) - timedelta(hours=1)
     with pytest.raises(BadInput, match=r"train ran past its deadline .* placement\.deadline_hours=1 "):
         case.through(stage, case.context(start_date=began))
     assert (vertex.creates, vertex.states()) == (1, ["CANCELLED"])
