@@ -152,6 +152,10 @@ def _patiently() -> Any:
     return Retry(if_exception_type(*transient()), initial=0.5, maximum=10.0, timeout=PATIENCE_S)
 
 
+# A channel may wait without end, when it is collected, for a call that a signal's exception broke off: none is.
+_KEPT: list[Any] = []
+
+
 def _hook() -> Any:
     warnings.filterwarnings("ignore", category=FutureWarning, module="google")  # on the age of this Python
     from airflow.providers.google.cloud.hooks.vertex_ai.custom_job import CustomJobHook
@@ -167,6 +171,7 @@ def _hook() -> Any:
             if region not in self.clients:
                 address = os.environ.get(ENDPOINT)
                 self.clients[region] = _plain(address) if address else super().get_job_service_client(region)
+                _KEPT.append(self.clients[region])
             return self.clients[region]
 
     return Hook()

@@ -67,7 +67,7 @@ def assert_the_same_history(result: StageResult, expected: StageResult) -> None:
         assert our["learning_rate"] == pytest.approx(their["learning_rate"])
         assert our["loss"] == pytest.approx(their["loss"], rel=LOSS_TOLERANCE)
         assert our["validation_loss"] == pytest.approx(their["validation_loss"], rel=VALIDATION_TOLERANCE)
-        assert our["validation_accuracy"] == pytest.approx(their["validation_accuracy"], abs=0.03)  # 2 of 83 images
+        assert our["validation_accuracy"] == pytest.approx(their["validation_accuracy"], abs=0.05)  # 4 of 83 images
 
 
 def assert_the_same_network(result: StageResult, expected: StageResult) -> None:
