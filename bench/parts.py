@@ -28,7 +28,6 @@ from mlapp.dl.feed import training_batches
 from mlapp.dl.losses import classification
 from mlapp.dl.training_step import optimizer_of, step_function
 from mlapp.etl import gcp_dataloader, image_etl, quality
-from mlapp.schema import Training
 from mlapp.vetting.scorer import latency_us, median_us, score
 
 GEMM_SIDE, ROUNDS, WARM_UP, STEPS = 2048, 12, 20, 15
@@ -73,10 +72,18 @@ def throughput(data: str, preset: str) -> Figures:
     """Training steps of a preset's network: images a second, GFLOP/s, and what its images cost."""
     settings = config.load(preset).training
     dataset = Dataset.open(data)
-    train = dataset.split("train")
     model = nets.build_for(dataset, settings, width=settings.width, seed=0)
     step = step_function(model, classification(model, settings.label_smoothing), optimizer_of(settings), settings)
-    batches = iter(_batches(train, settings, WARM_UP + ROUNDS * STEPS))
+    batches = iter(
+        training_batches(
+            dataset.split("train"),
+            batch_size=settings.batch_size,
+            augmentation=settings.augmentation,
+            seed=settings.seed,
+            first_step=0,
+            steps=WARM_UP + ROUNDS * STEPS,
+        )
+    )
     for _ in range(WARM_UP):
         images, labels = next(batches)
         step(images, labels)
@@ -140,17 +147,6 @@ def latency(data: str, preset: str, runs: int = 2000) -> Figures:
                 {"width": width, "bytes": path.stat().st_size, "us": latency_us(path, image, runs).value}
             )
     return found
-
-
-def _batches(train: Any, settings: Training, steps: int) -> Any:
-    return training_batches(
-        train,
-        batch_size=settings.batch_size,
-        augmentation=settings.augmentation,
-        seed=settings.seed,
-        first_step=0,
-        steps=steps,
-    )
 
 
 def _seconds(work: Callable[[], object]) -> float:

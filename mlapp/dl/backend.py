@@ -61,8 +61,10 @@ def use_processors(processors: int) -> None:
 
 
 def _import(name: str) -> None:
+    import joblib
+
     _keep_freed_memory()
-    use_processors(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    use_processors(joblib.cpu_count())
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet():

@@ -25,20 +25,21 @@ def maker(layer: Any) -> Any:
 
 def folded(model: Any) -> Any:
     """The same function of images without its normalisations, those that no convolution can take excepted."""
-    makers = {layer.name: maker(layer).name for layer in model.layers if _can_fold(layer)}
+    normalisations = {maker(layer).name: layer for layer in model.layers if _can_fold(layer)}
+    gone = {layer.name for layer in normalisations.values()}
 
     def plain(layer: Any) -> Any:
-        if layer.name in makers:
+        if layer.name in gone:
             return keras.layers.Activation("linear", name=layer.name)
-        use_bias = {"use_bias": True} if layer.name in makers.values() else {}
+        use_bias = {"use_bias": True} if layer.name in normalisations else {}
         return type(layer).from_config({**layer.get_config(), **use_bias})
 
     twin = keras.models.clone_model(model, clone_function=plain)
     for layer in model.layers:
-        if layer.name not in makers and layer.get_weights() and layer.name not in makers.values():
+        if layer.name in normalisations:
+            twin.get_layer(layer.name).set_weights(_folded(layer, normalisations[layer.name]))
+        elif layer.name not in gone:
             twin.get_layer(layer.name).set_weights(layer.get_weights())
-    for name, convolution in makers.items():
-        twin.get_layer(convolution).set_weights(_folded(model.get_layer(convolution), model.get_layer(name)))
     return twin
 
 

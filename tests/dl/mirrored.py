@@ -29,6 +29,12 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+def differences(left: Any, right: Any) -> list[float]:
+    """The largest between weights that both kept, and what share of the weights only one of them kept."""
+    swapped = (left == 0) != (right == 0)
+    return [float(np.abs(left - right)[~swapped].max()), float(swapped.mean())]
+
+
 def main(uri: str, folder: Path) -> None:
     """Write what came of each training to ``found.json``."""
     [cpu] = tf.config.list_physical_devices("CPU")
@@ -64,7 +70,7 @@ def main(uri: str, folder: Path) -> None:
             "same form": model.to_json() == other.to_json(),
             "histories": [alone, mirrored],
             "taken up": taken_up == alone,
-            "difference": max(float(np.abs(left - right).max()) for left, right in pairs),
+            "differences": {weight.name: differences(*pair) for weight, pair in zip(model.weights, pairs, strict=True)},
             "zeros": [sum(float((weight == 0).sum()) for weight in weights) for weights in zip(*pairs, strict=True)],
         }
     with on(two):

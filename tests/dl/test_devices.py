@@ -186,7 +186,10 @@ def test_two_devices_of_one_process_train_what_one_does(mirrored: dict[str, Any]
     one, two = found["histories"]
     assert two["loss"] == pytest.approx(one["loss"], rel=LOSS_TOLERANCE)
     assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=VALIDATION_TOLERANCE)
-    assert found["difference"] < WEIGHT_TOLERANCE
+    for name, (difference, swapped) in found["differences"].items():
+        assert difference < (0.05 if "moving" in name and training == "weights" else WEIGHT_TOLERANCE), name
+        # Among random weights, rounding decides which of two is the smaller one at the threshold.
+        assert swapped <= (0.01 if training == "weights" else 0), name
     assert found["zeros"][0] == found["zeros"][1]
     assert (found["zeros"][0] > 1000) == (training == "weights")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mlapp.dataset import Split
+from mlapp.dl.augment import POLICIES, Policy
 from mlapp.dl.feed import evaluation_batches, steps_per_epoch, training_batches
 
 
@@ -38,6 +39,21 @@ def test_a_resumed_run_sees_what_the_interrupted_one_would_have_seen(split: Spli
     whole = drawn(split, 0, 25, augmentation)
     resumed = drawn(split, 13, 12, augmentation)
     assert all(np.array_equal(left, right) for left, right in zip(whole[13:], resumed, strict=True))
+
+
+def test_a_flip_that_alternates_shows_one_side_in_every_other_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(POLICIES, "light", Policy(flip="alternating", whole_pixels=True))
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), dtype=np.uint8)
+    split = Split(images, np.zeros(40, np.uint8))
+
+    epochs = [np.concatenate(drawn(split, 4 * epoch, 4, "light")) for epoch in range(3)]
+
+    plain = [[(image == seen).all((1, 2, 3)).any() for image in images] for seen in epochs]
+    mirrored = [[(image[:, ::-1] == seen).all((1, 2, 3)).any() for image in images] for seen in epochs]
+    assert 5 < sum(plain[0]) < 35
+    assert plain[0] == mirrored[1] == plain[2]
+    assert mirrored[0] == plain[1] == mirrored[2]
+    assert np.logical_xor(plain, mirrored).all()
 
 
 def test_epochs_and_seeds_differ_in_order(split: Split) -> None:
