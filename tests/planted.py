@@ -71,14 +71,16 @@ def result(folder: Path, stage: str, artifacts: dict[str, Path], key: str = "") 
 def data(folder: Path, n: int = 2000, classes: tuple[str, ...] = CLASSES) -> StageResult:
     """A transform result with ``n`` images in every split."""
     folder.mkdir(parents=True, exist_ok=True)
-    artifacts = {}
+    artifacts, splits = {}, {}
     for name in SPLITS:
-        split = images(n)
+        split, sha256 = images(n), {}
         for kind, array in (("images", split.images), ("labels", split.labels)):
-            artifacts[f"{name}_{kind}"] = folder / f"{name}_{kind}.npy"
-            np.save(artifacts[f"{name}_{kind}"], array)
+            path = artifacts[f"{name}_{kind}"] = folder / f"{name}_{kind}.npy"
+            np.save(path, array)
+            sha256[kind] = storage.sha256(path)
+        splits[name] = {"sha256": sha256}
     artifacts["dataset"] = folder / "dataset.json"
-    description = {"name": "planted", "classes": classes, "shape": [SIDE, SIDE, 1]}
+    description = {"name": "planted", "classes": classes, "shape": [SIDE, SIDE, 1], "splits": splits}
     artifacts["dataset"].write_text(json.dumps(description))
     return result(folder, "transform", artifacts)
 
