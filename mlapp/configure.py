@@ -20,6 +20,7 @@ from typing import Any
 from mlapp import config as configuration
 from mlapp import ended, origins, storage
 from mlapp.errors import UserError
+from mlapp.policy import policy_of
 from mlapp.schema import Config
 
 LONGEST_NAME = 100
@@ -44,6 +45,7 @@ def configure(
     if group is not None:
         layers = {origins.RUN: {"tracking": {"group": group}}, **layers}
     config = configuration.combine(layers)
+    policy_of(config.vetting)  # a policy that cannot be read is told now, not after the training
     kept = origins.Origins(
         run=run,
         preset=chosen,

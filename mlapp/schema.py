@@ -11,6 +11,7 @@ from pydantic import Field, WithJsonSchema, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mlapp.schema_cloud import Cloud, Images, Placement, Registration
+from mlapp.schema_policy import Vetting
 from mlapp.search_space import Dimension
 from mlapp.section import Section
 
@@ -281,24 +282,6 @@ class Selection(Section):
     max_bytes: int = Field(150_000, ge=1000, description="byte budget of the model file")
     max_latency_us: float = Field(5000.0, gt=0, description="budget for one image on one thread, in microseconds")
     precision: Literal["int8", "float32", "any"] = Field("int8", description="which exported models may be chosen")
-
-
-class Vetting(Section):
-    """The gates between a challenger and production, on the frozen test set."""
-
-    min_accuracy: float = Field(0.85, ge=0, le=1, description="absolute floor of test accuracy")
-    min_class_recall: float = Field(0.5, ge=0, le=1, description="absolute floor of every class's recall")
-    max_class_drop: float = Field(
-        0.05, ge=0, le=1, description="most recall that any class may lose against the champion"
-    )
-    significance: float = Field(0.05, gt=0, lt=0.5, description="level of McNemar's exact test")
-    beat_baseline: bool = Field(
-        False, description="hold a challenger that is not significantly better than the classical baseline"
-    )
-    max_bytes: int = Field(150_000, ge=1000, description="byte budget of the model file")
-    max_latency_us: float = Field(5000.0, gt=0, description="budget for one image on one thread, in microseconds")
-    bootstrap_samples: int = Field(10_000, ge=1000, description="resamples of the paired bootstrap interval")
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of the bootstrap")
 
 
 class Promotion(Section):

@@ -6,7 +6,7 @@ Counts in, intervals and p-values out; every function is deterministic but for t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -59,8 +59,8 @@ def proportion(successes: int, n: int) -> Metric:
     return Metric(value=share, n=n, low=min(share, float(centre - half)), high=max(share, float(centre + half)))
 
 
-def mcnemar(paired: Paired) -> float:
-    """Two-sided p-value of McNemar's exact test that two classifiers err equally often.
+def mcnemar(paired: Paired, alternative: Literal["two-sided", "greater", "less"] = "two-sided") -> float:
+    """P-value of McNemar's exact test that two classifiers err equally often; ``greater``: that the first is no better.
 
     McNemar, Q. (1947). Note on the sampling error of the difference between correlated proportions or percentages.
     Psychometrika 12, 153-157. Recommended for classifiers that were trained once by Dietterich, T. G. (1998).
@@ -69,7 +69,39 @@ def mcnemar(paired: Paired) -> float:
     from scipy.stats import binomtest
 
     discordant = paired.b + paired.c
-    return float(binomtest(paired.b, discordant).pvalue) if discordant else 1.0
+    return float(binomtest(paired.b, discordant, alternative=alternative).pvalue) if discordant else 1.0
+
+
+def inferiority(paired: Paired, margin: float) -> float:
+    """P-value of Tango's score test that the first's accuracy is lower than the second's by ``margin`` or more.
+
+    A small one shows that the first is not inferior: whatever it loses is less than the margin.
+    Tango, T. (1998). Equivalence test and confidence interval for the difference in proportions for the paired-sample
+    design. Statistics in Medicine 17, 891-908.
+    """
+    from scipy.stats import norm
+
+    n, least = paired.n, -margin
+    # Of all pairs of probabilities (only the first right, only the second) that differ by the margin, the likeliest.
+    linear = -paired.b - paired.c + (2 * n - paired.b + paired.c) * least
+    root = np.sqrt(linear**2 + 8 * n * paired.c * least * (1 - least))
+    only_second = (root - linear) / (4 * n)
+    variance = n * (2 * only_second + least * (1 - least))
+    return float(norm.sf((paired.b - paired.c - n * least) / np.sqrt(variance)))
+
+
+def calibration_error(scores: npt.NDArray[np.float32], labels: Labels, bins: int = 15) -> Metric:
+    """Expected calibration error of class ``scores`` (n, classes), logits: how far confidence is from accuracy.
+
+    The mean over images of what the confidence and the accuracy of an image's bin differ by; bins of equal width.
+    Guo, C. et al. (2017). On Calibration of Modern Neural Networks. ICML.
+    """
+    from scipy.special import softmax
+
+    confidence = softmax(scores.astype(np.float64), -1).max(-1)
+    surplus = confidence - (scores.argmax(-1) == labels)
+    bin_of = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    return Metric(value=float(np.abs(np.bincount(bin_of, surplus)).sum() / len(labels)), n=len(labels))
 
 
 def difference(paired: Paired, samples: int, seed: int) -> Metric:

@@ -42,6 +42,7 @@ def write(
     )
     environment.filters |= {
         "percent": percent,
+        "share": share,
         "interval": interval,
         "points": points,
         "moment": moment,
@@ -82,6 +83,11 @@ def percent(metric: Metric) -> str:
     return f"{100 * metric.value:.2f} %"
 
 
+def share(value: float) -> str:
+    """``91.2 %``."""
+    return f"{100 * value:.1f} %"
+
+
 def interval(metric: Metric) -> str:
     """The 95 % interval as ``90.70 – 91.80``, in percent."""
     return f"{100 * (metric.low or 0):.2f} – {100 * (metric.high or 0):.2f}"
@@ -93,8 +99,8 @@ def points(metric: Metric) -> str:
 
 
 def bound(value: float) -> str:
-    """A gate's value or bound: ``0.8912``, ``150,000``."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    """A gate's value or bound: ``0.8912``, ``150,000``, ``3e-12``."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1g}" if 0 < value < 1e-4 else f"{value:.4g}"
 
 
 def moment(iso: str) -> str:

@@ -2,56 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
-from mlapp.result import Metric, Record
+from mlapp.policy import AT_LEAST, Policy
+from mlapp.result import Record
+from mlapp.schema_policy import Bound, Measure
 
 Decision = Literal["promote", "hold", "reject"]
 
+# What people are told that a gate is about.
+TITLES: dict[Measure, str] = {
+    "accuracy": "accuracy",
+    "accuracy_apart": "accuracy without near-duplicates",
+    "class_recall": "lowest recall of a class",
+    "calibration_error": "expected calibration error",
+    "corrupted_accuracy": "accuracy on corrupted images",
+    "bytes": "file size (bytes)",
+    "latency_us": "latency (µs, one thread)",
+    "champion_worse_p": "not significantly worse than the champion",
+    "champion_better_p": "significantly better than the champion",
+    "champion_gain_apart": "gain over the champion without near-duplicates",
+    "class_recall_drop": "most recall lost by a class",
+    "class_inferior_p": "no class inferior",
+    "corrupted_accuracy_drop": "accuracy on corrupted images lost",
+    "churn": "images told otherwise than by the champion",
+    "baseline_worse_p": "not significantly worse than the baseline",
+    "baseline_better_p": "significantly better than the baseline",
+}
+
+
+class Measured(NamedTuple):
+    """A measure's value, and what a person should know of it."""
+
+    value: float
+    detail: str = ""
+
 
 class Gate(Record):
-    """One condition. ``kind`` says what failing it means: reject (not good enough) or hold (not better)."""
+    """One condition. ``on_failure``: reject (not good enough), hold (not better), or note, which decides nothing."""
 
     name: str
     value: float
     bound: float
     relation: Literal[">=", "<=", ">"]
     passed: bool
-    on_failure: Literal["reject", "hold"]
+    on_failure: Literal["reject", "hold", "note"]
     detail: str = ""
 
 
-def at_least(name: str, value: float, bound: float, detail: str = "") -> Gate:
-    """A floor; falling below it rejects."""
-    passed = value >= bound
-    return Gate(name=name, value=value, bound=bound, relation=">=", passed=passed, on_failure="reject", detail=detail)
-
-
-def at_most(name: str, value: float, bound: float, detail: str = "") -> Gate:
-    """A budget; exceeding it rejects."""
-    passed = value <= bound
-    return Gate(name=name, value=value, bound=bound, relation="<=", passed=passed, on_failure="reject", detail=detail)
-
-
-def improvement(difference: Metric, p_value: float, significance: float, over: str = "champion") -> list[Gate]:
-    """Against a champion (or the baseline): significantly worse rejects, short of significantly better holds."""
-    significant = p_value < significance
-    shared: dict[str, Any] = {"value": difference.value, "bound": 0.0, "detail": f"McNemar's exact p = {p_value:.3g}"}
+def gates(policy: Policy, measured: Mapping[Measure, Measured]) -> list[Gate]:
+    """The policy's gates, those left out whose measure needs a champion that there is not."""
     return [
-        Gate(
-            name=f"not significantly worse than the {over}",
-            relation=">=",
-            passed=not (significant and difference.value < 0),
-            on_failure="reject",
-            **shared,
-        ),
-        Gate(
-            name=f"significantly better than the {over}",
-            relation=">",
-            passed=significant and difference.value > 0,
-            on_failure="hold",
-            **shared,
-        ),
+        _gate(measure, policy[measure], measured[measure])
+        for measure in TITLES
+        if measure in policy and measure in measured
     ]
 
 
@@ -60,4 +65,20 @@ def decide(gates: list[Gate]) -> Decision:
     failed = {gate.on_failure for gate in gates if not gate.passed}
     if "reject" in failed:
         return "reject"
-    return "hold" if failed else "promote"
+    return "hold" if "hold" in failed else "promote"
+
+
+def _gate(measure: Measure, asked: Bound, measured: Measured) -> Gate:
+    floor = measure in AT_LEAST
+    bound = asked.at_least if floor else asked.at_most
+    assert bound is not None
+    assert asked.otherwise is not None
+    return Gate(
+        name=TITLES[measure],
+        value=measured.value,
+        bound=bound,
+        relation=">=" if floor else "<=",
+        passed=measured.value >= bound if floor else measured.value <= bound,
+        on_failure=asked.otherwise,
+        detail=measured.detail,
+    )

@@ -7,24 +7,21 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
-from mlapp import statistics, storage
+from mlapp import storage
 from mlapp.dataset import Dataset, Split
 from mlapp.errors import UserError
-from mlapp.ml import xgboost_model
+from mlapp.policy import Policy, policy_of
 from mlapp.registry.bundle import Manifest, verify
 from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Input, Metric, Outcome, Record, ResultUri, StageResult
-from mlapp.schema import Vetting
+from mlapp.schema_policy import Vetting
 from mlapp.stage import stage
-from mlapp.vetting.gates import Decision, Gate, at_least, at_most, decide, improvement
+from mlapp.vetting.evidence import Comparison, Model, Scored, Scores, class_inferiority, compare, measures, scored
+from mlapp.vetting.gates import Decision, Gate, decide, gates
 from mlapp.vetting.intact import intact
 from mlapp.vetting.near_duplicates import near_duplicates
-from mlapp.vetting.scorer import latency_us, score
-
-LATENCY_RUNS = 200
 
 
 class VetConfig(Vetting):
@@ -42,30 +39,6 @@ class VetConfig(Vetting):
     )
 
 
-class Scored(Record):
-    """How one model did on the test set."""
-
-    label: str
-    sha256: str = Field(description="hash of the model file that was scored")
-    accuracy: Metric
-    accuracy_apart: Metric | None = Field(
-        None, description="on the test images that are no near-duplicates; unset where all are"
-    )
-    recall: list[Metric]
-    confusion: list[list[int]]
-    bytes: int
-    latency_us: Metric
-
-
-class Comparison(Record):
-    """Challenger against another model on the same images."""
-
-    difference: Metric
-    only_challenger_right: int
-    only_other_right: int
-    p_value: float
-
-
 class Verdict(Record):
     """The decision with everything it rests on. Accuracies are of the test set, which nothing was chosen on."""
 
@@ -79,6 +52,9 @@ class Verdict(Record):
     against_champion: Comparison | None
     against_teacher: Comparison
     against_baseline: Comparison | None = None
+    class_inferior_p: list[float] | None = Field(
+        None, description="for each class, the p-value that it loses the policy's margin of recall to the champion"
+    )
     near_duplicates: Metric | None = Field(
         None, description="test images of which nearly the same one is among those trained or chosen on"
     )
@@ -86,12 +62,13 @@ class Verdict(Record):
     champion_before: str | None = Field(description="id of the bundle that the pointer named, if any")
 
 
-def with_champion(config: VetConfig) -> VetConfig:
-    """The config with the champion that this challenger would replace.
+def resolved(config: VetConfig) -> VetConfig:
+    """The config with all gates of its policy, and with the champion that this challenger would replace.
 
     If the challenger already is the champion, that is the champion's predecessor: an unchanged run asks the same
     question again, finds the same key, and is skipped.
     """
+    config = config.model_copy(update={"gates": policy_of(config)})
     if config.champion is not None:
         return config
     model = StageResult.load(config.challenger).artifacts["model"].sha256
@@ -101,47 +78,57 @@ def with_champion(config: VetConfig) -> VetConfig:
     return config.model_copy(update={"champion": str(champion) if champion else None})
 
 
-@stage("vet", area="models", section="vetting", resolve=with_champion)
+@stage("vet", area="models", section="vetting", resolve=resolved)
 def run(config: VetConfig, workdir: Path) -> Outcome:
     """Score challenger, champion, teacher and baseline anew on the same images, and decide."""
-    if config.beat_baseline and config.baseline is None:
-        raise UserError("vetting.beat_baseline needs a baseline: give --baseline the result of xgboost_trainer")
+    policy = policy_of(config)
+    if config.baseline is None and (asked := [name for name in policy if name.startswith("baseline_")]):
+        raise UserError(f"policy {config.policy} asks for {asked[0]}: give --baseline the result of xgboost_trainer")
     chosen = intact(config.challenger)
     dataset = Dataset.open(intact(config.data).uri)
     test = dataset.split("test")
     champion = _champion(config.champion, dataset)
-    paths = {"challenger": chosen.local("model"), "teacher": chosen.local("teacher_float32")}
-    paths |= {"champion": champion[1]} if champion else {}
-    paths |= {"baseline": intact(config.baseline).local("model")} if config.baseline else {}
-    answers = {who: _score(who, path, test).argmax(-1) for who, path in paths.items()}
+    models = [Model("challenger", chosen.local("model")), Model("teacher", chosen.local("teacher_float32"))]
+    models += [Model("champion", champion[1])] if champion else []
+    models += [Model("baseline", intact(config.baseline).local("model"))] if config.baseline else []
+    scores = {model.who: model.score(test.images) for model in models}
     apart = ~near_duplicates(test, [dataset.split("train"), dataset.split("validation")])
-    scored = {who: _scored(who, path, answers[who], test, dataset, apart) for who, path in paths.items()}
-    against = {who: _compare(answers["challenger"], answers[who], test, config) for who in paths if who != "challenger"}
-    gates = _gates(scored, against, dataset.classes, config)
+    found = {model.who: scored(model, scores[model.who], test, apart, config) for model in models}
+    ours = scores["challenger"]
+    against = {who: compare(ours, theirs, test, apart, config) for who, theirs in scores.items() if who != "challenger"}
+    inferior = _inferior(policy, ours, scores.get("champion"), test)
+    passed = gates(policy, measures(found, against, inferior, dataset.classes, policy))
     verdict = Verdict(
-        decision=decide(gates),
-        gates=gates,
+        decision=decide(passed),
+        gates=passed,
         classes=list(dataset.classes),
-        challenger=scored["challenger"],
-        champion=scored.get("champion"),
-        teacher=scored["teacher"],
-        baseline=scored.get("baseline"),
+        challenger=found["challenger"],
+        champion=found.get("champion"),
+        teacher=found["teacher"],
+        baseline=found.get("baseline"),
         against_champion=against.get("champion"),
         against_teacher=against["teacher"],
         against_baseline=against.get("baseline"),
+        class_inferior_p=inferior,
         near_duplicates=Metric(value=int((~apart).sum()), n=len(test), unit="images"),
         data=dataset.result.digest(),
         champion_before=champion[0] if champion else None,
     )
     storage.write_text(workdir / "verdict.json", verdict.model_dump_json(indent=2) + "\n")
     with storage.atomic_file(workdir / "predictions.npy") as draft, draft.open("wb") as stream:
-        np.save(stream, np.stack([answers[who] for who in paths]).astype(np.uint8), allow_pickle=False)
+        answers = [scores[model.who].argmax(-1) for model in models]
+        np.save(stream, np.stack(answers).astype(np.uint8), allow_pickle=False)
     return Outcome(
         artifacts={"verdict": workdir / "verdict.json", "predictions": workdir / "predictions.npy"},
-        metrics={f"{who}.test_accuracy": model.accuracy for who, model in scored.items()}
+        metrics={f"{who}.test_accuracy": model.accuracy for who, model in found.items()}
         | {f"difference_to_{who}": comparison.difference for who, comparison in against.items()},
         headline=headline(verdict),
     )
+
+
+def _inferior(policy: Policy, ours: Scores, champion: Scores | None, test: Split) -> list[float] | None:
+    margin = policy["class_inferior_p"].margin if "class_inferior_p" in policy else None
+    return None if champion is None or margin is None else class_inferiority(ours, champion, test, margin)
 
 
 def headline(verdict: Verdict) -> str:
@@ -172,72 +159,6 @@ def _champion(uri: str | None, dataset: Dataset) -> tuple[str, Path] | None:
             "promote this model under another promotion.name"
         )
     return manifest.id, storage.fetch(folder / manifest.model)
-
-
-def _score(who: str, path: Path, test: Split) -> npt.NDArray[np.float32]:
-    return xgboost_model.score(path, test.images) if who == "baseline" else score(path, test.images)
-
-
-def _latency(who: str, path: Path, test: Split) -> Metric:
-    time_of = xgboost_model.latency_us if who == "baseline" else latency_us
-    return time_of(path, test.images[0], LATENCY_RUNS)
-
-
-def _scored(
-    who: str,
-    path: Path,
-    answers: npt.NDArray[np.int64],
-    test: Split,
-    dataset: Dataset,
-    apart: npt.NDArray[np.bool_],
-) -> Scored:
-    confusion = statistics.confusion_matrix(test.labels, answers, len(dataset.classes))
-    hits = answers == test.labels
-    return Scored(
-        label=who,
-        sha256=storage.sha256(path),
-        accuracy=statistics.proportion(int(hits.sum()), len(test)),
-        accuracy_apart=statistics.proportion(int(hits[apart].sum()), int(apart.sum())) if apart.any() else None,
-        recall=statistics.class_recall(confusion),
-        confusion=confusion.tolist(),
-        bytes=path.stat().st_size,
-        latency_us=_latency(who, path, test),
-    )
-
-
-def _compare(
-    challenger: npt.NDArray[np.int64], other: npt.NDArray[np.int64], test: Split, config: Vetting
-) -> Comparison:
-    paired = statistics.Paired.of(challenger == test.labels, other == test.labels)
-    return Comparison(
-        difference=statistics.difference(paired, config.bootstrap_samples, config.seed),
-        only_challenger_right=paired.b,
-        only_other_right=paired.c,
-        p_value=statistics.mcnemar(paired),
-    )
-
-
-def _gates(
-    scored: dict[str, Scored], against: dict[str, Comparison], classes: tuple[str, ...], config: Vetting
-) -> list[Gate]:
-    challenger = scored["challenger"]
-    recalls = [metric.value for metric in challenger.recall]
-    weakest = int(np.argmin(recalls))
-    gates = [
-        at_least("accuracy", challenger.accuracy.value, config.min_accuracy),
-        at_least("lowest recall of a class", recalls[weakest], config.min_class_recall, classes[weakest]),
-        at_most("file size (bytes)", challenger.bytes, config.max_bytes),
-        at_most("latency (µs, one thread)", challenger.latency_us.value, config.max_latency_us),
-    ]
-    if champion := against.get("champion"):
-        drops = [before.value - after for before, after in zip(scored["champion"].recall, recalls, strict=True)]
-        most = int(np.argmax(drops))
-        gates.append(at_most("most recall lost by a class", drops[most], config.max_class_drop, classes[most]))
-        gates += improvement(champion.difference, champion.p_value, config.significance)
-    if config.beat_baseline:
-        baseline = against["baseline"]
-        gates += improvement(baseline.difference, baseline.p_value, config.significance, over="baseline")
-    return gates
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def test_a_registry_without_its_bucket_is_told_in_one_line(cloud: dict[str, str]
 def test_a_promotion_files_the_bundle_and_moves_the_pointer(
     registry: str, tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
 ) -> None:
-    floors = {"min_accuracy": 0.5, "min_class_recall": 0.0}
+    floors = {"accuracy": 0.5, "class_recall": 0.0}
     run = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(0, 2, 4, 6), registry=registry, **floors)
     config = chain.promote_config(tmp_path, planted_data, run).model_copy(update={"registry": registry})
 

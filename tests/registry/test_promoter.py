@@ -148,7 +148,7 @@ def test_names_from_the_data_are_escaped_on_the_page(
 
 
 @pytest.mark.parametrize(
-    ("settings", "decision"), [({"min_accuracy": 0.99}, "reject"), ({"max_class_drop": 1.0}, "hold")]
+    ("settings", "decision"), [({"accuracy": 0.99}, "reject"), ({"class_recall_drop": 1.0}, "hold")]
 )
 def test_without_promotion_the_registry_stays_as_it_is(
     tmp_path: Path,
@@ -169,7 +169,7 @@ def test_without_promotion_the_registry_stays_as_it_is(
 def test_a_second_promotion_names_its_predecessor_and_the_history_tells_both(
     tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
 ) -> None:
-    floors = {"min_accuracy": 0.5, "min_class_recall": 0.0}
+    floors = {"accuracy": 0.5, "class_recall": 0.0}
     first = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2, 4, 6), **floors)
     second = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2), **floors)
     ids = [run.promoted.artifact("manifest").parent.name for run in (first, second)]
@@ -202,7 +202,7 @@ def test_the_pointer_moves_only_from_where_it_was_expected(tmp_path: Path) -> No
 def test_a_rollback_by_hand_is_not_undone_by_a_rerun(
     tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
 ) -> None:
-    floors = {"min_accuracy": 0.5, "min_class_recall": 0.0}
+    floors = {"accuracy": 0.5, "class_recall": 0.0}
     first = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2, 4, 6), **floors)
     second = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2), **floors)
     old, new = (run.promoted.artifact("manifest").parent.name for run in (first, second))
@@ -298,7 +298,7 @@ def test_a_rolled_back_model_stays_out_when_it_is_vetted_anew(
     tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
 ) -> None:
     """Given a rollback by hand, when other settings give a new verdict on the same model, then it is not promoted."""
-    floors = {"min_accuracy": 0.5, "min_class_recall": 0.0}
+    floors = {"accuracy": 0.5, "class_recall": 0.0}
     first = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2, 4, 6), **floors)
     chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2), **floors)
     before = first.promoted.artifact("manifest").parent.name
@@ -314,7 +314,7 @@ def test_a_remote_registry_gets_the_same_bundle_manifest_last(
 ) -> None:
     """Given a registry that is no local folder, when promoting, then it holds what a local one would, and works."""
     registry = f"memory://{tmp_path.name}/registry"
-    floors = {"min_accuracy": 0.5, "min_class_recall": 0.0}
+    floors = {"accuracy": 0.5, "class_recall": 0.0}
     for errors in ((0, 2, 4, 6), (0, 2)):
         run = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(*errors), registry=registry, **floors)
         config = chain.promote_config(tmp_path, planted_data, run).model_copy(update={"registry": registry})

@@ -13,6 +13,7 @@ import pytest
 from mlapp.errors import UserError
 from mlapp.result import StageResult
 from mlapp.vetting import verdict
+from mlapp.vetting.corruptions import SEVERITIES
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def against_champion(
     """Promote a champion that errs on four groups, each another class's half (80 %), then vet a challenger."""
 
     def against(*errors: int, **settings: object) -> verdict.Verdict:
-        floors = {"min_accuracy": 0.5, "min_class_recall": 0.0}
+        floors = {"accuracy": 0.5, "class_recall": 0.0}
         first = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2, 4, 6), **floors)
         assert first.verdict.decision == "promote"
         settings = {**floors, **settings}
@@ -51,10 +52,10 @@ def test_the_first_model_is_promoted_when_it_meets_the_floors(
 @pytest.mark.parametrize(
     ("settings", "gate"),
     [
-        ({"min_accuracy": 0.96}, "accuracy"),
-        ({"min_class_recall": 0.6}, "lowest recall of a class"),
-        ({"max_bytes": 1000}, "file size (bytes)"),
-        ({"max_latency_us": 0.001}, "latency (µs, one thread)"),
+        ({"accuracy": 0.96}, "accuracy"),
+        ({"class_recall": 0.6}, "lowest recall of a class"),
+        ({"bytes": 1000}, "file size (bytes)"),
+        ({"latency_us": 0.001}, "latency (µs, one thread)"),
     ],
 )
 def test_a_first_model_below_a_floor_or_over_a_budget_is_rejected(
@@ -80,9 +81,11 @@ def test_a_better_challenger_is_promoted(against_champion: Any) -> None:
 
 def test_an_equal_challenger_is_held(against_champion: Any) -> None:
     """Given one that errs as often on other images, then the tie does not promote."""
-    found = against_champion(0, 2, 4, 8, max_class_drop=1.0)
+    found = against_champion(0, 2, 4, 8, class_recall_drop=1.0)
     assert found.decision == "hold"
-    assert failed(found) == {"significantly better than the champion"}
+    assert failed(found) == {"significantly better than the champion", "no class inferior"}
+    assert found.against_champion.churn.value == pytest.approx(0.10)
+    assert [p < 0.01 for p in found.class_inferior_p] == [True] * 4 + [False] + [True] * 5
 
 
 def test_a_worse_challenger_is_rejected(against_champion: Any) -> None:
@@ -95,8 +98,27 @@ def test_a_better_challenger_that_ruins_a_class_is_rejected(against_champion: An
     found = against_champion(18, 19)
     assert found.challenger.accuracy.value > found.champion.accuracy.value
     assert found.decision == "reject"
-    assert failed(found) == {"most recall lost by a class"}
+    assert failed(found) == {
+        "most recall lost by a class",
+        "no class inferior",
+        "images told otherwise than by the champion",
+    }
     assert next(gate for gate in found.gates if not gate.passed).detail == "class j"
+
+
+def test_what_misses_a_gate_that_is_only_noted_is_promoted_and_told(against_champion: Any) -> None:
+    found = against_champion(18, 19, class_recall_drop="note", class_inferior_p="note", churn="note")
+    assert found.decision == "promote"
+    assert "most recall lost by a class" in failed(found)
+
+
+def test_challenger_and_champion_are_scored_on_the_same_corrupted_images(against_champion: Any) -> None:
+    found = against_champion(0, 2, 4)
+    for model in (found.challenger, found.champion):
+        assert {kind: len(accuracies) for kind, accuracies in model.corrupted.items()} == dict.fromkeys(SEVERITIES, 3)
+        assert model.corrupted_accuracy.n == 100
+        assert 0 < model.corrupted_accuracy.value < model.accuracy.value
+    assert found.teacher.corrupted is None
 
 
 def test_an_unchanged_rerun_after_the_promotion_is_skipped(
@@ -165,7 +187,7 @@ def test_a_challenger_may_be_asked_to_beat_the_baseline(
     decision: str,
     gate: str | None,
 ) -> None:
-    settings = {"min_accuracy": 0.5, "min_class_recall": 0.0, "beat_baseline": True}
+    settings = {"accuracy": 0.5, "class_recall": 0.0, "policy": "strict"}
     student = planted_student(*errors)
     found = chain.vet(tmp_path, planted_data, planted_teacher, student, planted_baseline, **settings).verdict
     assert found.decision == decision
@@ -175,8 +197,23 @@ def test_a_challenger_may_be_asked_to_beat_the_baseline(
 def test_without_a_baseline_none_can_be_beaten(
     tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
 ) -> None:
-    with pytest.raises(UserError, match=r"beat_baseline needs a baseline: give --baseline the result of"):
-        chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3), beat_baseline=True)
+    with pytest.raises(UserError, match=r"policy strict asks for baseline_worse_p: give --baseline the result of"):
+        chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3), policy="strict")
+
+
+def test_another_content_of_a_policy_is_another_verdict(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    """Given a policy's file that is edited, then the challenger is vetted anew by it."""
+    file = tmp_path / "ours.yaml"
+    decisions = []
+    for least in (0.9, 0.99):
+        file.write_text(f"accuracy: {{at_least: {least}, otherwise: reject}}\n")
+        settings = {"policy": str(file), "gates": {}}
+        found = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3), **settings).verdict
+        assert [gate.bound for gate in found.gates] == [least]
+        decisions.append(found.decision)
+    assert decisions == ["promote", "reject"]
 
 
 def test_another_baseline_is_another_verdict(

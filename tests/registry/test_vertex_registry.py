@@ -29,7 +29,7 @@ from mlapp.schema_cloud import Cloud
 pytest_plugins = "loopback.fixtures"
 NAME = "fashion_mnist"
 IMAGE = f"{REGION}-docker.pkg.dev/{PROJECT}/mlapp/serving@sha256:{'0' * 64}"
-LENIENT = {"min_accuracy": 0.5, "min_class_recall": 0.0, "max_class_drop": 1.0}
+LENIENT = {"accuracy": 0.5, "class_recall": 0.0, "class_recall_drop": 1.0}
 SETTINGS = {"model_registry": True, "serving_image": IMAGE, "artifacts": "gs://models/shown"}
 
 
@@ -158,7 +158,7 @@ def test_a_rejected_challenger_is_not_uploaded(tmp_path: Path, vertex: vertex_mo
 def test_before_the_first_promotion_there_is_nothing_to_register(
     tmp_path: Path, vertex: vertex_models.Vertex, run_of: Any
 ) -> None:
-    rejected = run_of(3, min_accuracy=0.99)
+    rejected = run_of(3, accuracy=0.99)
     assert "has no champion yet, and nothing was held" in register(tmp_path, rejected).headline
     assert not vertex.front.calls
 

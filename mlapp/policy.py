@@ -1,0 +1,75 @@
+"""The policy: a file that says which measures a challenger must meet, and what missing each of them means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from mlapp import storage
+from mlapp.config import merge, nearest
+from mlapp.errors import UserError
+from mlapp.schema_policy import Bound, Measure, Vetting
+
+POLICIES = Path(__file__).parent / "policies"
+Policy = dict[Measure, Bound]
+
+# Of these more is better: they have a least value; all others have a most.
+AT_LEAST = {
+    *("accuracy", "accuracy_apart", "class_recall", "corrupted_accuracy"),
+    *("champion_worse_p", "champion_gain_apart", "baseline_worse_p"),
+}
+
+
+def policy_of(settings: Vetting) -> Policy:
+    """The gates that a run's challenger must pass: those of its policy's file, as its settings change them.
+
+    A `UserError` names the file and the first gate that cannot be understood.
+    """
+    changes: dict[str, Any] = {name: bound.model_dump(exclude_unset=True) for name, bound in settings.gates.items()}
+    asked = merge(_read(settings.policy), changes)
+    try:
+        policy = TypeAdapter(Policy).validate_python(asked)
+    except ValidationError as error:
+        told = error.errors()[0]
+        name = ".".join(str(part) for part in told["loc"] if part != "[key]")
+        known = nearest(name, get_args(Measure)) if "[key]" in told["loc"] else f": {told['msg']}"
+        raise UserError(f"policy {settings.policy}: unknown or wrong gate {name}{known}") from error
+    for measure, bound in policy.items():
+        if wrong := _wrong(measure, bound):
+            raise UserError(f"policy {settings.policy}: {measure} {wrong}")
+    return policy
+
+
+def names() -> list[str]:
+    """The policies that ship with the project."""
+    return sorted(path.stem for path in POLICIES.glob("*.yaml"))
+
+
+def _read(name: str) -> dict[str, Any]:
+    own = name.endswith((".yaml", ".yml"))
+    path = storage.at(name if own else POLICIES / f"{name}.yaml")
+    if not (path.is_file() if own else name in names()):
+        raise UserError(f"no policy {name!r}: choose {' or '.join(names())}, or give a .yaml file")
+    try:
+        content = yaml.safe_load(storage.read_text(path))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"policy {name} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"policy {name} must map measures to bounds, as {POLICIES / 'standard.yaml'} does")
+    return dict(content)
+
+
+def _wrong(measure: Measure, bound: Bound) -> str | None:
+    """What is wrong with a gate, or None."""
+    wanted, other = ("at_least", "at_most") if measure in AT_LEAST else ("at_most", "at_least")
+    if getattr(bound, wanted) is None or getattr(bound, other) is not None:
+        return f"takes {wanted}, a number, and no {other}"
+    if bound.otherwise is None:
+        return "does not say what missing it means: add otherwise: reject, hold or note"
+    if (bound.margin is None) != (measure != "class_inferior_p"):
+        return "needs a margin" if bound.margin is None else "takes no margin"
+    return None
