@@ -31,6 +31,10 @@ from stage_wiring import COMMON, HOURS, Stages, asked, setting_of
 from training_assets import DATA, MODEL, announce_model, is_news
 from trigger_form import trigger_form
 
+# Whom the registry's history names for a promotion.
+STARTED_BY = "{{ ', started by ' ~ dag_run.triggering_user_name if dag_run.triggering_user_name }}"
+PROMOTER = f"{{{{ dag_run.dag_id }}}} {{{{ run_id }}}}{STARTED_BY}"
+
 
 @dag(
     dag_id="fashion_mnist_training",
@@ -92,6 +96,7 @@ def fashion_mnist_training() -> None:
         data=data,
         registry=registry,
         results=[raw, report, data, *searches, *models],
+        by=PROMOTER,
     )
     announced = task(task_id="announce", outlets=[MODEL])(announce_model)(data, promoted)
     summary = stages.summary([raw, report, data, *searches, *models, challenger, verdict, promoted])

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from upath import UPath
 
 from mlapp import storage
@@ -40,11 +40,12 @@ class Manifest(Record):
     created: str
     data: dict[str, Any]
     stages: dict[str, dict[str, str]]
+    history: str | None = Field(None, description="hash of the last line of the registry's history when it was made")
 
     @property
     def id(self) -> str:
-        """Twelve hex digits over the whole manifest, and so over the content of every file."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        """Twelve hex digits over all that the manifest says, and so over the content of every file."""
+        return hashlib.sha256(self.model_dump_json(exclude_unset=True).encode()).hexdigest()[:12]
 
     @property
     def model_sha256(self) -> str:
@@ -80,7 +81,7 @@ def install(draft: Path, manifest: Manifest, parent: UPath) -> UPath:
     A remote folder cannot be moved to: files are uploaded one by one, the manifest last, and a bundle is what has one.
     """
     place = parent / manifest.id
-    (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2, exclude_unset=True) + "\n", encoding="utf-8")
     local = storage.is_local(place)
     if (place if local else place / MANIFEST).exists():
         verify(place)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from upath import UPath
 
 from mlapp import gcs, storage
 from mlapp.errors import UserError
+from mlapp.registry import history
 
 POINTER, HISTORY = "CHAMPION", "HISTORY.jsonl"
 BUNDLE_ID = re.compile(r"[0-9a-f]{12}")
@@ -55,8 +55,12 @@ class Pointer:
                 self._append(champion, before, entry)
 
     def history(self) -> list[dict[str, Any]]:
-        """All moves of the pointer, the oldest first."""
-        return self._moves()[0]
+        """All moves of the pointer, the oldest first; a `UserError` if the file was tampered with."""
+        return history.moves(self.history_text(), self.folder / HISTORY)
+
+    def history_text(self) -> str:
+        """The history as it stands in its file."""
+        return self._history()[0]
 
     def _read(self) -> tuple[str | None, int]:
         """The champion's bundle id, and the version of the file that names it."""
@@ -71,22 +75,21 @@ class Pointer:
             raise UserError(f"{path} names no bundle, but {bundle[:40]!r}: write the champion's bundle id into it")
         return bundle, version
 
-    def _moves(self) -> tuple[list[dict[str, Any]], int]:
+    def _history(self) -> tuple[str, int]:
         path = self.folder / HISTORY
-        text, version = _read_version(path)
         try:
-            return [json.loads(line) for line in (text or "").splitlines()], version
-        except ValueError as error:
+            text, version = _read_version(path)
+        except UnicodeDecodeError as error:
             raise UserError(f"{path} is not a history of promotions: restore it from a copy") from error
+        return text or "", version
 
     def _append(self, champion: str, before: str | None, entry: dict[str, Any]) -> None:
         """Add a move; again on top of what another process added meanwhile."""
         written = False
         while not written:
-            moves, version = self._moves()
-            lines = [*moves, {"champion": champion, "before": before, **entry}]
-            text = "".join(f"{json.dumps(line)}\n" for line in lines)
-            written = _replace(self.folder / HISTORY, text, version)
+            text, version = self._history()
+            more = history.appended(text, {"champion": champion, "before": before, **entry})
+            written = _replace(self.folder / HISTORY, more, version)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from mlapp.dataset import Dataset
 from mlapp.errors import UserError
-from mlapp.registry import model_card
+from mlapp.registry import history, model_card, moves
 from mlapp.registry.bundle import MANIFEST, Draft, Manifest, describe, install, write_json
 from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Outcome, ResultUri, ResultUris, StageResult
@@ -31,6 +31,7 @@ class PromoterConfig(Promotion):
     data: ResultUri = Field(description="result of image_etl")
     results: ResultUris = Field((), description="results of all earlier stages, for the bundle's provenance")
     registry: str = Field("production_models", description="folder or gs:// prefix of promoted bundles")
+    by: str | None = Field(None, description="who or what promotes, for the history; unset: the user and the machine")
     again: bool = Field(False, description="promote even a bundle that was promoted before and rolled back")
 
 
@@ -49,7 +50,8 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
     pointer = Pointer(config.registry, config.name)
     present = pointer.read()
     champion = manifest_of(config.registry, config.name, present)
-    entry = {"at": vetted.finished, "verdict": vetted.key, "model": model}
+    by, why = config.by or moves.whoever(), vetted.headline
+    entry = {"at": vetted.finished, "by": by, "why": why, "verdict": vetted.key, "model": model}
     if present and champion and (standing := Manifest.load(champion)).model_sha256 == model:
         pointer.remember(present, standing.predecessor, entry)
         return _outcome(champion.parent, "already the champion")
@@ -64,7 +66,7 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
             headline=f"hold: {earlier[-1]} was promoted before and rolled back; --again true promotes it again"
         )
     with Draft(pointer.folder) as draft:
-        manifest = fill(draft, config, verdict, vetted, challenger)
+        manifest = fill(draft, config, verdict, vetted, challenger, history.head(pointer.history_text()))
         if manifest.model_sha256 != model:
             raise UserError(f"{challenger.artifact('model')} changed while it was copied: run the DAG again")
         place = install(draft, manifest, pointer.folder)
@@ -81,9 +83,17 @@ def read_verdict(vetted: StageResult) -> Verdict:
 
 
 def fill(
-    draft: Path, config: PromoterConfig, verdict: Verdict, vetted: StageResult, challenger: StageResult
+    draft: Path,
+    config: PromoterConfig,
+    verdict: Verdict,
+    vetted: StageResult,
+    challenger: StageResult,
+    head: str | None = None,
 ) -> Manifest:
-    """Write everything that a bundle of this challenger holds into a draft; returns the manifest."""
+    """Write everything that a bundle of this challenger holds into a draft; returns the manifest.
+
+    ``head`` is the hash of the history's last line, where the bundle is to be promoted.
+    """
     dataset = Dataset.open(config.data)
     for name, file in MODELS.items():
         shutil.copyfile(challenger.local(name), draft / file)
@@ -106,6 +116,7 @@ def fill(
             f"{result.stage}/{result.key[:8]}": {"key": result.key, "finished": result.finished, **result.environment}
             for result in stages
         },
+        "history": head,
     }
     model_card.write(draft, about, verdict, chosen, stages)
     return describe(draft, **about)

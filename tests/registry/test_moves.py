@@ -13,8 +13,9 @@ import pytest
 
 from mlapp.errors import UserError
 from mlapp.registry import promoter
+from mlapp.registry.__main__ import main
+from mlapp.registry.moves import rollback
 from mlapp.registry.pointer import Pointer
-from mlapp.registry.rollback import main, rollback
 from mlapp.result import StageResult
 
 pytest_plugins = "loopback.fixtures"
@@ -43,15 +44,15 @@ def test_the_champions_predecessor_is_champion_again(
     tmp_path: Path, two: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second, _ = two
-    main(["--registry", str(tmp_path / "registry"), "--name", NAME])
-    assert capsys.readouterr().out == f"{NAME}: the champion is {first} again, no longer {second}\n"
+    main(["rollback", "--registry", str(tmp_path / "registry"), "--name", NAME])
+    assert capsys.readouterr().out == f"{NAME}: {first} is the champion again, no longer {second}\n"
     assert pointer(tmp_path).read() == first
     assert [(move["champion"], move["before"]) for move in pointer(tmp_path).history()] == [
         (first, None),
         (second, first),
         (first, second),
     ]
-    with pytest.raises(UserError, match="has no predecessor: give --to"):
+    with pytest.raises(UserError, match="has no predecessor: give a bundle"):
         rollback(str(tmp_path / "registry"), NAME)
 
 
@@ -67,7 +68,7 @@ def test_in_a_bucket_it_goes_the_same_way(
     first, second = (move["champion"] for move in Pointer(registry, NAME).history())
     assert rollback(registry, NAME) == (second, first)
     assert Pointer(registry, NAME).read() == first
-    with pytest.raises(UserError, match=f"give --to one of {first}, {second}"):
+    with pytest.raises(UserError, match=f"give one of {first}, {second}"):
         rollback(registry, NAME, to="0123456789ab")
 
 
@@ -87,7 +88,7 @@ def test_asking_for_the_present_champion_changes_nothing(
     tmp_path: Path, two: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, second, _ = two
-    main(["--registry", str(tmp_path / "registry"), "--name", NAME, "--to", second])
+    main(["promote", second, "--registry", str(tmp_path / "registry"), "--name", NAME])
     assert "is the champion already" in capsys.readouterr().out
     assert len(pointer(tmp_path).history()) == 2
 
@@ -103,7 +104,7 @@ def test_an_altered_bundle_does_not_become_champion(tmp_path: Path, two: Any) ->
 @pytest.mark.parametrize("to", ["0123456789ab", "../../elsewhere", "CHAMPION"])
 def test_a_bundle_that_does_not_exist_is_told_with_those_that_do(tmp_path: Path, two: Any, to: str) -> None:
     first, second, _ = two
-    with pytest.raises(UserError, match=f"give --to one of {second}, {first}"):
+    with pytest.raises(UserError, match=f"give one of {second}, {first}"):
         rollback(str(tmp_path / "registry"), NAME, to=to)
     assert pointer(tmp_path).read() == second
 
@@ -113,7 +114,7 @@ def test_the_champion_moving_meanwhile_stops_the_rollback(
 ) -> None:
     """Given a promotion between the reading and the moving of the pointer, then that one stands."""
     first, second, _ = two
-    from mlapp.registry import rollback as module
+    from mlapp.registry import moves as module
 
     def verify_slowly(place: Any) -> Any:
         pointer(tmp_path).swap(second, "0123456789ab", {"model": "another"})
@@ -128,11 +129,11 @@ def test_the_champion_moving_meanwhile_stops_the_rollback(
 
 def test_without_a_champion_the_command_ends_with_exit_code_2_and_one_line(tmp_path: Path) -> None:
     environ = {**os.environ, "MLAPP_STORAGE__REGISTRY": str(tmp_path)}
-    command = [sys.executable, "-m", "mlapp.registry.rollback", "--name", "nothing"]
+    command = [sys.executable, "-m", "mlapp.registry", "rollback", "--name", "nothing"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        f"python -m mlapp.registry.rollback: error: {tmp_path}/nothing has no champion: "
+        f"python -m mlapp.registry: error: {tmp_path}/nothing has no champion: "
         "give --name and --registry of a promoted model"
     ]
     assert not (tmp_path / "nothing").exists()

@@ -1,0 +1,174 @@
+"""What a registry holds, to be looked at: its bundles, one of them, what differs between two, whether all is whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from upath import UPath
+
+from mlapp import storage
+from mlapp.errors import UserError
+from mlapp.registry import history
+from mlapp.registry.bundle import MANIFEST, Manifest, verify
+from mlapp.registry.pointer import BUNDLE_ID, Pointer
+from mlapp.result import Metric
+from mlapp.text_table import table
+
+FIGURES = {
+    "accuracy": "test accuracy",
+    "calibration_error": "calibration error",
+    "corrupted_accuracy": "corrupted images",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A bundle with what the verdict found, and how it stands to the pointer."""
+
+    manifest: Manifest
+    verdict: dict[str, Any]
+    state: str
+    moves: list[dict[str, Any]]
+
+    @property
+    def scored(self) -> dict[str, Any]:
+        """What the verdict found of this bundle's model."""
+        found: dict[str, Any] = self.verdict["challenger"]
+        return found
+
+
+def names(registry: str) -> list[str]:
+    """The models that the registry knows, by name."""
+    folder = storage.at(registry)
+    return sorted(path.name for path in folder.iterdir() if (path / "CHAMPION").exists()) if folder.exists() else []
+
+
+def entries(registry: str, name: str) -> list[Entry]:
+    """All bundles of a model, the last promoted first; those that were never promoted at the end."""
+    pointer = Pointer(registry, name)
+    champion, moves = pointer.read(), pointer.history()
+    order = list(dict.fromkeys(move["champion"] for move in reversed(moves)))
+    present = {path.name for path in pointer.folder.iterdir() if BUNDLE_ID.fullmatch(path.name)}
+    ids = [bundle for bundle in order if bundle in present] + sorted(present - set(order))
+    return [_entry(pointer.folder / bundle, champion, moves) for bundle in ids]
+
+
+def find(registry: str, name: str, bundle: str | None) -> Entry:
+    """One bundle, by default the champion; its id may be cut short."""
+    pointer = Pointer(registry, name)
+    wanted = bundle or pointer.read()
+    if wanted is None:
+        raise UserError(f"{pointer.folder} has no champion: give --name and --registry of a promoted model")
+    known = entries(registry, name)
+    match [entry for entry in known if entry.manifest.id.startswith(wanted)]:
+        case [entry]:
+            return entry
+        case found:
+            told = ", ".join(entry.manifest.id for entry in found or known) or "none"
+            raise UserError(f"{wanted!r} names {len(found)} bundles of {pointer.folder}: give one of {told}")
+
+
+def listed(known: list[Entry]) -> str:
+    """A line a bundle."""
+    rows = [("bundle", "state", "promoted", "by", "test accuracy", "KB", "µs")]
+    for entry in known:
+        scored, last = entry.scored, entry.moves[-1] if entry.moves else {}
+        accuracy = f"{100 * scored['accuracy']['value']:.2f} %"
+        figures = (accuracy, f"{scored['bytes'] / 1000:.1f}", f"{scored['latency_us']['value']:.0f}")
+        rows.append((entry.manifest.id, entry.state, last.get("at", "–")[:16], last.get("by", "–"), *figures))
+    return table(rows, right=(4, 5, 6))
+
+
+def shown(entry: Entry) -> str:
+    """One bundle: what it is, its gates, how it came to be champion."""
+    manifest, scored = entry.manifest, entry.scored
+    lines = [
+        f"{manifest.name}/{manifest.id}  {entry.state}",
+        f"made {manifest.created}, to replace {manifest.predecessor or 'nothing'}; serves {manifest.model}, "
+        f"{scored['bytes']:,} bytes, {scored['latency_us']['value']:.0f} µs",
+        f"test accuracy {_percent(Metric(**scored['accuracy']))}",
+        "",
+        table([("gate", "value", "bound", ""), *(_gate(gate) for gate in entry.verdict["gates"])], right=(1,)),
+        "",
+        *(f"{move['at'][:16]}  {move.get('by', '–')}: {move.get('why', '–')}" for move in entry.moves),
+    ]
+    return "\n".join(lines).rstrip()
+
+
+def compared(first: Entry, second: Entry) -> str:
+    """What differs between two bundles: figures, recall of each class, data, code."""
+    ours, theirs = first.scored, second.scored
+    rows: list[tuple[str, ...]] = [("", first.manifest.id, second.manifest.id)]
+    for name, title in FIGURES.items():
+        if ours.get(name) and theirs.get(name):
+            rows.append((title, *(f"{100 * scored[name]['value']:.2f} %" for scored in (ours, theirs))))
+    rows.append(("bytes", *(f"{scored['bytes']:,}" for scored in (ours, theirs))))
+    rows.append(("one image", *(f"{scored['latency_us']['value']:.0f} µs" for scored in (ours, theirs))))
+    if first.verdict["classes"] == second.verdict["classes"]:
+        for number, name in enumerate(first.verdict["classes"]):
+            recalls = (f"{100 * scored['recall'][number]['value']:.1f} %" for scored in (ours, theirs))
+            rows.append((f"recall of {name}", *recalls))
+    return "\n".join([table(rows, right=(1, 2)), "", *_origins(first.manifest, second.manifest)])
+
+
+def damage(registry: str, name: str) -> list[str]:
+    """Everything that is wrong with a model's part of the registry, a line each; nothing where all is whole."""
+    pointer = Pointer(registry, name)
+    found = []
+    try:
+        champion, moves, text = pointer.read(), pointer.history(), pointer.history_text()
+    except UserError as error:
+        return [str(error)]
+    if (last := moves[-1]["champion"] if moves else None) != champion:
+        found.append(f"the pointer names {champion}, the history ends with {last}: run the promotion again, or restore")
+    for place in sorted(pointer.folder.iterdir(), key=lambda path: path.name):
+        if BUNDLE_ID.fullmatch(place.name):
+            try:
+                if not history.holds(text, verify(place).history):
+                    found.append(f"{pointer.folder} lacks the history that bundle {place.name} followed: restore it")
+            except UserError as error:
+                found.append(str(error))
+    gone = {move["champion"] for move in moves} - {place.name for place in pointer.folder.iterdir()}
+    return found + [f"bundle {pointer.folder / bundle} is gone: restore it from a copy" for bundle in sorted(gone)]
+
+
+def _entry(place: UPath, champion: str | None, moves: list[dict[str, Any]]) -> Entry:
+    manifest = Manifest.load(place / MANIFEST)
+    try:
+        verdict = json.loads(storage.read_text(place / "verdict.json"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"bundle {place} has no verdict that can be read: restore it from a copy") from error
+    own = [move for move in moves if move["champion"] == place.name]
+    former = "former champion" if own else "never champion"
+    return Entry(manifest, verdict, "champion" if place.name == champion else former, own)
+
+
+def _gate(gate: dict[str, Any]) -> tuple[str, str, str, str]:
+    told = f"{gate['name']} ({gate['detail']})" if gate["detail"] else gate["name"]
+    return (
+        told,
+        f"{gate['value']:.4g}",
+        f"{gate['relation']} {gate['bound']:.6g}",
+        "passed" if gate["passed"] else "FAILED",
+    )
+
+
+def _percent(metric: Metric) -> str:
+    return (
+        f"{100 * metric.value:.2f} % ({100 * (metric.low or 0):.2f} – {100 * (metric.high or 0):.2f}, n = {metric.n:,})"
+    )
+
+
+def _origins(first: Manifest, second: Manifest) -> list[str]:
+    """Whether data and code are the same."""
+    same = first.data["sha256"] == second.data["sha256"]
+    codes = [
+        {name.split("/")[0]: stage["code"] for name, stage in manifest.stages.items()} for manifest in (first, second)
+    ]
+    other = sorted(name for name in codes[0].keys() & codes[1].keys() if codes[0][name] != codes[1][name])
+    return [
+        f"data: {'the same' if same else 'others'}",
+        f"code: {'other in ' + ', '.join(other) if other else 'the same'}",
+    ]

@@ -1,0 +1,58 @@
+"""The history of a pointer's moves: lines of JSON, each with the hash of the line before, so that none can be changed.
+
+Who may write the file may still write all of it anew, or cut its end off. So each bundle's manifest, which is hashed
+and may be signed, holds the hash of the last line when it was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from mlapp.errors import UserError
+
+PREVIOUS = "previous"
+
+
+def moves(text: str, path: object) -> list[dict[str, Any]]:
+    """The moves that a history's text tells, the oldest first; a `UserError` names the line that was tampered with.
+
+    Lines of an earlier version, which know nothing of the line before, may only come first.
+    """
+    found: list[dict[str, Any]] = []
+    before: str | None = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            move = json.loads(line)
+            champion = move["champion"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a history of promotions (line {number}): restore it from a copy") from error
+        chained = any(PREVIOUS in earlier for earlier in found)
+        if move.get(PREVIOUS, before if not chained else "") != before:
+            raise UserError(
+                f"{path} was altered at or before line {number}, the move to {champion}: restore it from a copy"
+            )
+        found.append(move)
+        before = _digest(line)
+    return found
+
+
+def appended(text: str, move: dict[str, Any]) -> str:
+    """The history's text with one more move."""
+    return f"{text}{json.dumps({**move, PREVIOUS: head(text)}, ensure_ascii=False)}\n"
+
+
+def head(text: str) -> str | None:
+    """Hash of a history's last line; None where there is none."""
+    lines = text.splitlines()
+    return _digest(lines[-1]) if lines else None
+
+
+def holds(text: str, digest: str | None) -> bool:
+    """Whether one of a history's lines has this hash, or none is asked for."""
+    return digest is None or digest in (_digest(line) for line in text.splitlines())
+
+
+def _digest(line: str) -> str:
+    return hashlib.sha256(line.encode()).hexdigest()
