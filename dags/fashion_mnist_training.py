@@ -27,13 +27,9 @@ from there.
 from datetime import timedelta
 
 from airflow.sdk import dag, task
-from stage_wiring import COMMON, HOURS, Stages, asked, setting_of
+from stage_wiring import BY, COMMON, HOURS, Stages, asked, setting_of
 from training_assets import DATA, MODEL, announce_model, is_news
 from trigger_form import trigger_form
-
-# Whom the registry's history names for a promotion.
-STARTED_BY = "{{ ', started by ' ~ dag_run.triggering_user_name if dag_run.triggering_user_name }}"
-PROMOTER = f"{{{{ dag_run.dag_id }}}} {{{{ run_id }}}}{STARTED_BY}"
 
 
 @dag(
@@ -96,7 +92,7 @@ def fashion_mnist_training() -> None:
         data=data,
         registry=registry,
         results=[raw, report, data, *searches, *models],
-        by=PROMOTER,
+        by=BY,
     )
     announced = task(task_id="announce", outlets=[MODEL])(announce_model)(data, promoted)
     summary = stages.summary([raw, report, data, *searches, *models, challenger, verdict, promoted])

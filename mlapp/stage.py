@@ -35,6 +35,8 @@ C = TypeVar("C", bound=Section)
 log = logging.getLogger("mlapp")
 # Where whoever placed the stage tells it how it came there: a JSON list of hops.
 HOPS = "MLAPP_HOPS"
+IMAGE = "MLAPP_IMAGE"  # and the image, by its digest
+LOCK = Path(__file__).parents[1] / "requirements-training.txt"
 
 
 @dataclass(frozen=True)
@@ -243,5 +245,7 @@ def _environment(module: str) -> dict[str, str]:
         "platform": platform.platform(),
         "cpus": str(os.cpu_count()),
         "code": code_version(module),
+        **({"lock": storage.sha256(LOCK)[:12]} if LOCK.exists() else {}),
+        **({"image": os.environ[IMAGE]} if IMAGE in os.environ else {}),
         **versions,
     }

@@ -15,6 +15,9 @@ from mlapp.configure import read_setting
 MINUTES = timedelta(minutes=30)
 HOURS = timedelta(hours=8)
 RUN = {"run": "{{ run_id }}"}
+# Whom the registry's history names for a move of the pointer.
+STARTED_BY = "{{ ', started by ' ~ dag_run.triggering_user_name if dag_run.triggering_user_name else '' }}"
+BY = f"{{{{ dag_run.dag_id }}}} {{{{ run_id }}}}{STARTED_BY}"
 # What every DAG of the project has in common.
 COMMON: dict[str, Any] = {
     "start_date": datetime(2026, 1, 1),

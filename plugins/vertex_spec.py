@@ -13,7 +13,7 @@ from typing import Any, Literal
 from vertex_errand import Attempt, Errand, installation
 
 from mlapp.schema_cloud import Place, Placement
-from mlapp.stage import HOPS
+from mlapp.stage import HOPS, IMAGE
 
 TASK = "MLAPP_TASK"
 MARK = {"mlapp": "stage"}
@@ -89,6 +89,7 @@ def _pools(errand: Errand, attempt: Attempt, place: Place, folder: str, project:
     environ = {
         TASK: json.dumps(asdict(errand.task)),
         HOPS: json.dumps(attempt.hops, ensure_ascii=False),
+        IMAGE: errand.image,
         # Else Google's libraries take the project that Vertex AI itself runs the job in.
         "GOOGLE_CLOUD_PROJECT": project,
     }

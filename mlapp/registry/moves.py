@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import platform
 from datetime import UTC, datetime
+from typing import Any
 
 from mlapp.errors import UserError
 from mlapp.registry.bundle import Manifest, verify
@@ -29,9 +30,7 @@ def rollback(
     target = to or _predecessor(registry, name, present)
     manifest = verify(pointer.folder / bundle_named(pointer, target))
     if target != present:
-        moment = datetime.now(UTC).isoformat(timespec="seconds")
-        entry = {"at": moment, "by": by or whoever(), "why": why, "model": manifest.model_sha256, "rollback": True}
-        pointer.swap(present, target, entry)
+        pointer.swap(present, target, entry(by, why, manifest.model_sha256) | {"rollback": True})
     return present, target
 
 
@@ -44,9 +43,10 @@ def bundle_named(pointer: Pointer, name: str) -> str:
     return name
 
 
-def whoever() -> str:
-    """The user and machine that this runs as."""
-    return f"{getpass.getuser()} on {platform.node()}"
+def entry(by: str | None, why: str, model: str) -> dict[str, Any]:
+    """What the history tells of a move: when, by whom (by default the user and the machine), why, which model."""
+    moment = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"at": moment, "by": by or f"{getpass.getuser()} on {platform.node()}", "why": why, "model": model}
 
 
 def _predecessor(registry: str, name: str, champion: str) -> str:

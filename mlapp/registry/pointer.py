@@ -16,15 +16,17 @@ from mlapp.errors import UserError
 from mlapp.registry import history
 
 POINTER, HISTORY = "CHAMPION", "HISTORY.jsonl"
+POINTED = "pointer_version"
 BUNDLE_ID = re.compile(r"[0-9a-f]{12}")
 
 
 class Pointer:
     """The champion of one model name in a registry folder, local or in Cloud Storage.
 
-    The pointer is the truth, the history tells how it came there. On a disk a lock file keeps other processes away. In
-    Cloud Storage each of the two objects is written only if it is still of the generation that was read: of several
-    that promote at once one wins, and none loses another's line of the history.
+    A move is written into the history first, with the version of the pointer that it moves: where a kill came between,
+    the next move finishes it, and a pointer that somebody wrote by hand, of another version, is left alone. On a disk a
+    lock file keeps other processes away. In Cloud Storage each of the two objects is written only if it is still of the
+    generation that was read: of several that promote at once, one wins.
     """
 
     def __init__(self, registry: str, name: str) -> None:
@@ -35,24 +37,25 @@ class Pointer:
         return self._read()[0]
 
     def swap(self, expected: str | None, new: str, entry: dict[str, Any]) -> None:
-        """Point at ``new`` if the pointer still is at ``expected``, and append ``entry`` to the history.
+        """Point at ``new`` if the pointer still is at ``expected``, with ``entry`` as the history's next line.
 
         A `UserError` says so if it moved meanwhile; then nothing is changed.
         """
         with self._locked():
-            present, version = self._read()
-            if present != expected or not _replace(self.folder / POINTER, f"{new}\n", version):
+            text, noted, present, version = self._settled()
+            move = {"champion": new, "before": expected, POINTED: version, **entry}
+            if present != expected or not _replace(self.folder / HISTORY, history.appended(text, move), noted):
                 raise UserError(
                     f"the champion changed meanwhile (from {expected} to {self.read()}): run the DAG again, so that "
                     "the challenger is vetted against the present one"
                 )
-            self._append(new, expected, entry)
+            # If it is of another version by now, another process has settled this very move.
+            _replace(self.folder / POINTER, f"{new}\n", version)
 
-    def remember(self, champion: str, before: str | None, entry: dict[str, Any]) -> None:
-        """Append the present champion's ``entry`` to the history where a kill in the middle of `swap` left it out."""
+    def settle(self) -> str | None:
+        """Finish a move that was cut off between its line in the history and the pointer; returns the champion."""
         with self._locked():
-            if champion not in (move["champion"] for move in self.history()):
-                self._append(champion, before, entry)
+            return self._settled()[2]
 
     def history(self) -> list[dict[str, Any]]:
         """All moves of the pointer, the oldest first; a `UserError` if the file was tampered with."""
@@ -83,13 +86,18 @@ class Pointer:
             raise UserError(f"{path} is not a history of promotions: restore it from a copy") from error
         return text or "", version
 
-    def _append(self, champion: str, before: str | None, entry: dict[str, Any]) -> None:
-        """Add a move; again on top of what another process added meanwhile."""
-        written = False
-        while not written:
-            text, version = self._history()
-            more = history.appended(text, {"champion": champion, "before": before, **entry})
-            written = _replace(self.folder / HISTORY, more, version)
+    def _settled(self) -> tuple[str, int, str | None, int]:
+        """The history's text and version, the champion and the pointer's version, of one moment.
+
+        The history is read first: what moves after that gives it another version, and so is noticed.
+        """
+        text, noted = self._history()
+        present, version = self._read()
+        [last] = history.moves(text, self.folder / HISTORY)[-1:] or [{}]
+        if last.get(POINTED) == version and present != last["champion"]:
+            _replace(self.folder / POINTER, f"{last['champion']}\n", version)
+            present, version = self._read()
+        return text, noted, present, version
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -106,10 +114,15 @@ class Pointer:
 
 
 def _read_version(path: UPath) -> tuple[str | None, int]:
-    """The text of a file and its version, for `_replace`; None and 0 where there is no file."""
+    """The text of a file and its version, for `_replace`; None and 0 where there is no file.
+
+    In Cloud Storage the version is the generation, on a disk the time of the last change.
+    """
     if storage.in_gcs(path):
         return gcs.read(path)
-    return (storage.read_text(path) if path.exists() else None), 0
+    if not path.exists():
+        return None, 0
+    return storage.read_text(path), path.stat().st_mtime_ns if storage.is_local(path) else 0
 
 
 def _replace(path: UPath, text: str, version: int) -> bool:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
+from upath import UPath
 
 from mlapp.dataset import Dataset
 from mlapp.errors import UserError
 from mlapp.registry import history, model_card, moves
-from mlapp.registry.bundle import MANIFEST, Draft, Manifest, describe, install, write_json
+from mlapp.registry.bundle import MANIFEST, Draft, Manifest, describe, install, verify, write_json
 from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Outcome, ResultUri, ResultUris, StageResult
 from mlapp.schema import Promotion
@@ -48,12 +49,10 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
     if verdict.decision != "promote":
         return Outcome(headline=f"{verdict.decision}: the registry stays as it is")
     pointer = Pointer(config.registry, config.name)
-    present = pointer.read()
+    present = pointer.settle()
     champion = manifest_of(config.registry, config.name, present)
-    by, why = config.by or moves.whoever(), vetted.headline
-    entry = {"at": vetted.finished, "by": by, "why": why, "verdict": vetted.key, "model": model}
-    if present and champion and (standing := Manifest.load(champion)).model_sha256 == model:
-        pointer.remember(present, standing.predecessor, entry)
+    entry = moves.entry(config.by, vetted.headline, model) | {"verdict": vetted.key}
+    if champion and Manifest.load(champion).model_sha256 == model:
         return _outcome(champion.parent, "already the champion")
     if present != verdict.champion_before:
         raise UserError(
@@ -65,13 +64,20 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
         return Outcome(
             headline=f"hold: {earlier[-1]} was promoted before and rolled back; --again true promotes it again"
         )
+    place = pointer.folder / earlier[-1] if earlier else _filed(config, pointer, verdict, vetted, challenger)
+    pointer.swap(present, verify(place).id, entry)
+    return _outcome(place, f"promoted {config.name}/{place.name}")
+
+
+def _filed(
+    config: PromoterConfig, pointer: Pointer, verdict: Verdict, vetted: StageResult, challenger: StageResult
+) -> UPath:
+    """The challenger's bundle, in its place beside the pointer."""
     with Draft(pointer.folder) as draft:
         manifest = fill(draft, config, verdict, vetted, challenger, history.head(pointer.history_text()))
-        if manifest.model_sha256 != model:
+        if manifest.model_sha256 != challenger.artifacts["model"].sha256:
             raise UserError(f"{challenger.artifact('model')} changed while it was copied: run the DAG again")
-        place = install(draft, manifest, pointer.folder)
-    pointer.swap(present, manifest.id, entry)
-    return _outcome(place, f"promoted {config.name}/{manifest.id}")
+        return install(draft, manifest, pointer.folder)
 
 
 def read_verdict(vetted: StageResult) -> Verdict:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +128,54 @@ def test_of_processes_that_promote_at_once_one_wins(registry: str, cloud: dict[s
     assert Pointer(registry, "m").read() == bundle(told.index("won"))
 
 
-def test_concurrent_lines_of_the_history_are_all_kept(registry: str) -> None:
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda number: Pointer(registry, "m").remember(bundle(number), None, {}), range(6)))
-    assert {move["champion"] for move in Pointer(registry, "m").history()} == {bundle(number) for number in range(6)}
+def test_of_twenty_that_keep_trying_all_get_their_turn_and_a_line_of_the_history(registry: str) -> None:
+    """Given twenty that promote on top of whatever stands, then each move starts where the one before ended."""
+
+    def promote(number: int) -> None:
+        pointer, done = Pointer(registry, "m"), False
+        while not done:
+            with suppress(UserError):
+                pointer.swap(pointer.read(), bundle(number), {"by": str(number)})
+                done = True
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(promote, range(20)))
+    moves = Pointer(registry, "m").history()
+    assert sorted(move["by"] for move in moves) == sorted(str(number) for number in range(20))
+    assert [move["before"] for move in moves] == [None, *(move["champion"] for move in moves[:-1])]
+    assert Pointer(registry, "m").read() == moves[-1]["champion"]
+
+
+@pytest.mark.parametrize("place", ["bucket", "disk"])
+def test_a_move_that_was_cut_off_is_finished_by_the_next_one(
+    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Given a kill between the history's line and the pointer, then whoever comes next finds the move done."""
+    from mlapp.registry import pointer as module
+
+    moving = Pointer(registry if place == "bucket" else str(tmp_path), "m")
+    moving.swap(None, bundle(1), {})
+    write = module._replace
+    with monkeypatch.context() as cut:
+        cut.setattr(module, "_replace", lambda path, *rest: path.name == HISTORY and write(path, *rest))
+        moving.swap(bundle(1), bundle(2), {"why": "cut off"})
+    assert moving.read() == bundle(1)
+
+    with pytest.raises(UserError, match=f"changed meanwhile .from {bundle(1)} to {bundle(2)}"):
+        moving.swap(bundle(1), bundle(3), {})
+    assert moving.settle() == bundle(2)
+    assert [move["champion"] for move in moving.history()] == [bundle(1), bundle(2)]
+
+
+@pytest.mark.parametrize("place", ["bucket", "disk"])
+def test_a_pointer_that_somebody_wrote_by_hand_is_left_alone(registry: str, tmp_path: Path, place: str) -> None:
+    moving = Pointer(registry if place == "bucket" else str(tmp_path), "m")
+    moving.swap(None, bundle(1), {})
+    moving.swap(bundle(1), bundle(2), {})
+    storage.write_text(moving.folder / POINTER, f"{bundle(1)}\n")
+    assert moving.settle() == bundle(1)
+    moving.swap(bundle(1), bundle(3), {})
+    assert moving.history()[-1]["before"] == bundle(1)
 
 
 def test_a_write_whose_answer_was_lost_is_known_as_ours(registry: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +198,7 @@ def test_a_write_whose_answer_was_lost_is_known_as_ours(registry: str, monkeypat
     [
         (POINTER, "../../etc", "names no bundle, but '../../etc': write the champion's bundle id into it"),
         (POINTER, "\N{SNOWMAN}".encode()[:2], "write the champion's bundle id into it"),
-        (HISTORY, "{", "is not a history of promotions: restore it from a copy"),
+        (HISTORY, "{", r"is not a history of promotions .line 1.: restore it from a copy"),
     ],
 )
 def test_a_registry_that_someone_wrote_into_is_told_in_one_line(

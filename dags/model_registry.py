@@ -1,0 +1,39 @@
+"""
+### Makes another bundle the champion, by hand
+
+**rollback** makes the champion's predecessor the champion again, **promote** any bundle that was champion once. The
+bundle is verified before the pointer moves, nothing is deleted, and the history keeps who moved it and why (**move**).
+A model that was rolled back is not promoted again by itself.
+
+What there is: `python -m mlapp.registry list`.
+"""
+
+from airflow.sdk import Param, dag, task
+from registry_moves import move
+from stage_wiring import BY, COMMON, MINUTES
+from trigger_form import trigger_form
+
+WHAT = {
+    "action": Param("rollback", enum=["rollback", "promote"], description="to the champion's predecessor, or a bundle"),
+    "bundle": Param(
+        None, type=["string", "null"], pattern="^[0-9a-f]{12}$", description="of promote: the id of the bundle"
+    ),
+    "why": Param("by hand", type="string", minLength=1, maxLength=500, description="for the history"),
+}
+
+
+@dag(
+    dag_id="model_registry",
+    doc_md=__doc__,
+    schedule=None,
+    dagrun_timeout=MINUTES,
+    params={**WHAT, **trigger_form("storage", "promotion")},
+    tags=["maintenance"],
+    **COMMON,
+)
+def model_registry() -> None:
+    """Move."""
+    task(task_id="move")(move)("{{ params | tojson }}", BY)
+
+
+model_registry()

@@ -1,0 +1,32 @@
+"""Move the pointer to the champion from Airflow's own pages."""
+
+from __future__ import annotations
+
+import logging
+
+log = logging.getLogger("airflow.task")
+ASKED = ("action", "bundle", "why")
+
+
+def move(conf: str, by: str) -> str:
+    """Promote or roll back, as a run's form asks; returns the new champion's bundle. ``by`` goes into the history."""
+    from stage_operator import BadInput
+
+    from mlapp import storage
+    from mlapp.config import DEFAULT_PRESET
+    from mlapp.configure import read_conf, resolve
+    from mlapp.errors import UserError
+    from mlapp.registry.moves import rollback
+
+    given = read_conf(conf)
+    action, bundle, why = (given.pop(name, None) for name in ASKED)
+    if (action == "promote") != bool(bundle):
+        raise BadInput(f"{action} takes {'a bundle' if action == 'promote' else 'no bundle, but the predecessor'}")
+    try:
+        settings = resolve(DEFAULT_PRESET, given)
+        with storage.explained():
+            former, new = rollback(settings.storage.registry, settings.promotion.name, bundle, by=by, why=why)
+    except UserError as error:
+        raise BadInput(str(error)) from error
+    log.info("%s: the champion is %s, before it was %s", settings.promotion.name, new, former)
+    return new

@@ -1,0 +1,68 @@
+"""The champion is moved from a DAG run's form, and the history tells who asked for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from registry_moves import move
+from stage_operator import BadInput
+
+from mlapp.registry.bundle import Draft, describe, install
+from mlapp.registry.pointer import Pointer
+
+NAME = "fashion_mnist"
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Pointer:
+    """Three bundles that were champion one after the other."""
+    pointer, before = Pointer(str(tmp_path), NAME), None
+    for content in ("one", "two", "three"):
+        with Draft(pointer.folder) as draft:
+            (draft / "model.int8.tflite").write_text(content)
+            about = {"name": NAME, "model": "model.int8.tflite", "predecessor": before, "created": "2026-08-26"}
+            manifest = describe(draft, **about, data={}, stages={}, history=None)
+            install(draft, manifest, pointer.folder)
+        pointer.swap(before, manifest.id, {"model": manifest.model_sha256})
+        before = manifest.id
+    return pointer
+
+
+def form(registry: Pointer, **given: Any) -> str:
+    empty = {"preset": None, "promotion.name": None, "bundle": None, "why": "by hand"}
+    return json.dumps({**empty, "storage.registry": str(registry.folder.parent), **given})
+
+
+def test_a_rollback_goes_to_the_predecessor(registry: Pointer) -> None:
+    ids = [each["champion"] for each in registry.history()]
+    assert (
+        move(form(registry, action="rollback", why="noisy images"), "model_registry manual, started by Ada") == ids[1]
+    )
+    last = registry.history()[-1]
+    assert (registry.read(), last["champion"], last["before"]) == (ids[1], ids[1], ids[2])
+    assert (last["by"], last["why"]) == ("model_registry manual, started by Ada", "noisy images")
+
+
+def test_a_promotion_goes_to_the_bundle_that_was_asked_for(registry: Pointer) -> None:
+    first = registry.history()[0]["champion"]
+    assert move(form(registry, action="promote", bundle=first), "Ada") == first
+    assert registry.read() == first
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"action": "promote"}, "promote takes a bundle"),
+        ({"action": "rollback", "bundle": "0123456789ab"}, "rollback takes no bundle"),
+        ({"action": "promote", "bundle": "0123456789ab"}, "there is no bundle"),
+        ({"action": "rollback", "promotion.name": "nothing"}, "has no champion"),
+    ],
+)
+def test_what_cannot_be_done_fails_at_once_with_one_line(registry: Pointer, given: dict[str, Any], told: str) -> None:
+    before = registry.read()
+    with pytest.raises(BadInput, match=told):
+        move(form(registry, **given), "Ada")
+    assert registry.read() == before
