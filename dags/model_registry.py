@@ -27,7 +27,7 @@ WHAT = {
     doc_md=__doc__,
     schedule=None,
     dagrun_timeout=MINUTES,
-    params={**WHAT, **trigger_form("storage", "promotion")},
+    params={**WHAT, **trigger_form("storage", "promotion", "signing")},
     tags=["maintenance"],
     **COMMON,
 )

@@ -292,6 +292,23 @@ class Promotion(Section):
     )
 
 
+class Signing(Section):
+    """Signatures of bundles, with elliptic-curve keys in PEM files."""
+
+    beside_the_result: ClassVar[bool] = True
+
+    private_key: str | None = Field(
+        None,
+        min_length=1,
+        description="key that signs what is promoted: a file, or projects/P/secrets/S in Secret Manager; unset: none",
+    )
+    public_key: str | None = Field(
+        None,
+        min_length=1,
+        description="path or URI of the key that a bundle must be signed with to be trusted; unset: none need be",
+    )
+
+
 class Tuning(Section):
     """The search for good settings, before a trainer is given them."""
 
@@ -346,6 +363,7 @@ class Config(BaseSettings):
     selection: Selection = Selection()
     vetting: Vetting = Vetting()
     promotion: Promotion = Promotion()
+    signing: Signing = Signing()
     tuning: Tuning = Tuning()
     cloud: Cloud = Cloud()
     placement: Placement = Placement()

@@ -25,8 +25,9 @@ def move(conf: str, by: str) -> str:
     try:
         settings = resolve(DEFAULT_PRESET, given)
         with storage.explained():
-            former, new = rollback(settings.storage.registry, settings.promotion.name, bundle, by=by, why=why)
+            registry, name, keys = settings.storage.registry, settings.promotion.name, settings.signing
+            former, new = rollback(registry, name, bundle, by=by, why=why, keys=keys)
     except UserError as error:
         raise BadInput(str(error)) from error
-    log.info("%s: the champion is %s, before it was %s", settings.promotion.name, new, former)
+    log.info("%s: the champion is %s, before it was %s", name, new, former)
     return new

@@ -8,12 +8,16 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from mlapp import config as configuration
 from mlapp import storage
 from mlapp.errors import UserError
-from mlapp.registry import catalogue, moves
+from mlapp.registry import catalogue, moves, signature
+from mlapp.registry.bundle import MANIFEST, verify
+from mlapp.registry.pointer import Pointer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = configuration.load()
         arguments.registry = arguments.registry or settings.storage.registry
         arguments.name = arguments.name or settings.promotion.name
+        arguments.keys = settings.signing
         with storage.explained():
             told = arguments.command(arguments)
     except UserError as error:
@@ -39,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mlapp.registry", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="list|show|diff|verify|promote|rollback")
+    commands = parser.add_subparsers(required=True, metavar="list|show|diff|verify|sign|promote|rollback")
     told = commands.add_parser("list", parents=[common], help="all bundles, the last promoted first")
     told.set_defaults(command=listed)
     told = commands.add_parser("show", parents=[common], help="one bundle: figures, gates, how it became champion")
@@ -51,6 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
     told.set_defaults(command=compared)
     told = commands.add_parser("verify", parents=[common], help="whether every bundle and the history are whole")
     told.set_defaults(command=verified)
+    told = commands.add_parser("sign", parents=[common], help="sign a bundle that is whole, with signing.private_key")
+    told.add_argument("bundle", metavar="BUNDLE")
+    told.set_defaults(command=signed)
     told = commands.add_parser("promote", parents=[common], help="make a bundle the champion that was it before")
     told.add_argument("bundle", metavar="BUNDLE")
     told.set_defaults(command=moved)
@@ -84,16 +92,35 @@ def compared(arguments: argparse.Namespace) -> str:
 
 def verified(arguments: argparse.Namespace) -> str:
     """Whether all is whole; ends the process with 1 if it is not."""
-    if found := catalogue.damage(arguments.registry, arguments.name):
+    if found := catalogue.damage(arguments.registry, arguments.name, arguments.keys):
         sys.stdout.write("".join(f"{line}\n" for line in found))
         raise SystemExit(1)
     return f"{arguments.name}: all whole"
 
 
+def signed(arguments: argparse.Namespace) -> str:
+    """Sign a bundle that was made without a key, or with another."""
+    if not arguments.keys.private_key:
+        raise UserError("signing.private_key is not set: give MLAPP_SIGNING__PRIVATE_KEY, a file or a secret's name")
+    pointer = Pointer(arguments.registry, arguments.name)
+    place = pointer.folder / moves.bundle_named(pointer, arguments.bundle)
+    verify(place)
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = Path(folder, MANIFEST)
+        manifest.write_bytes((place / MANIFEST).read_bytes())
+        storage.copy(storage.at(signature.sign(manifest, arguments.keys.private_key)), place / signature.SIGNATURE)
+    return f"{arguments.name}: {place.name} is signed"
+
+
 def moved(arguments: argparse.Namespace) -> str:
     """Move the pointer."""
     former, new = moves.rollback(
-        arguments.registry, arguments.name, arguments.bundle, by=arguments.by, why=arguments.why
+        arguments.registry,
+        arguments.name,
+        arguments.bundle,
+        by=arguments.by,
+        why=arguments.why,
+        keys=arguments.keys,
     )
     told = "is the champion already" if former == new else f"is the champion again, no longer {former}"
     return f"{arguments.name}: {new} {told}"

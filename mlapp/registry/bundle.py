@@ -17,10 +17,13 @@ from upath import UPath
 
 from mlapp import storage
 from mlapp.errors import UserError
+from mlapp.registry import signature
 from mlapp.result import Record
+from mlapp.schema import Signing
 
 MANIFEST = "manifest.json"
 ABANDONED_S = 3600.0
+UNSIGNED = Signing()
 
 
 class File(Record):
@@ -70,27 +73,31 @@ def describe(folder: Path, **about: Any) -> Manifest:
     files = {
         path.name: File(sha256=storage.sha256(path), bytes=path.stat().st_size)
         for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
+        if path.name not in (MANIFEST, signature.SIGNATURE)
     }
     return Manifest(files=files, **about)
 
 
-def install(draft: Path, manifest: Manifest, parent: UPath) -> UPath:
-    """Move a finished draft to its place at once; an identical bundle that stands there already is left as it is.
+def install(draft: Path, manifest: Manifest, parent: UPath, keys: Signing = UNSIGNED) -> UPath:
+    """Sign a finished draft, where there is a key, and move it to its place at once.
 
-    A remote folder cannot be moved to: files are uploaded one by one, the manifest last, and a bundle is what has one.
+    An identical bundle that stands there already is left as it is. A remote folder cannot be moved to: files are
+    uploaded one by one, the manifest last, and a bundle is what has one.
     """
     place = parent / manifest.id
     (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2, exclude_unset=True) + "\n", encoding="utf-8")
+    if keys.private_key:
+        signature.sign(draft / MANIFEST, keys.private_key)
     local = storage.is_local(place)
     if (place if local else place / MANIFEST).exists():
-        verify(place)
+        verify(place, keys)
     elif local:
         _flush(draft)
         draft.chmod(0o755)
         os.replace(draft, place.path)
     else:
-        for name in (*manifest.files, MANIFEST):
+        last = [name for name in (signature.SIGNATURE, MANIFEST) if (draft / name).exists()]
+        for name in (*manifest.files, *last):
             storage.put(draft / name, place / name)
     return place
 
@@ -102,12 +109,17 @@ def _flush(folder: Path) -> None:
             os.fsync(stream.fileno())
 
 
-def verify(place: UPath) -> Manifest:
-    """The manifest of a bundle whose every file is as it says; a `UserError` names the one that is not."""
+def verify(place: UPath, keys: Signing = UNSIGNED) -> Manifest:
+    """The manifest of a bundle whose every file is as it says; a `UserError` names the one that is not.
+
+    Where ``keys`` name a public key, it must be signed with that.
+    """
     manifest = Manifest.load(place / MANIFEST)
     if manifest.id != place.name:
         raise UserError(f"{place / MANIFEST} was altered: restore the bundle from a copy")
-    present = {path.name for path in place.iterdir()} - {MANIFEST}
+    if keys.public_key:
+        signature.check(place, keys.public_key)
+    present = {path.name for path in place.iterdir()} - {MANIFEST, signature.SIGNATURE}
     if odd := sorted(present ^ set(manifest.files)):
         raise UserError(
             f"bundle {place}: {odd[0]} is {'extra' if odd[0] in present else 'missing'}; restore the bundle"

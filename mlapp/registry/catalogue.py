@@ -11,9 +11,10 @@ from upath import UPath
 from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.registry import history
-from mlapp.registry.bundle import MANIFEST, Manifest, verify
+from mlapp.registry.bundle import MANIFEST, UNSIGNED, Manifest, verify
 from mlapp.registry.pointer import BUNDLE_ID, Pointer
 from mlapp.result import Metric
+from mlapp.schema import Signing
 from mlapp.text_table import table
 
 FIGURES = {
@@ -113,7 +114,7 @@ def compared(first: Entry, second: Entry) -> str:
     return "\n".join([table(rows, right=(1, 2)), "", *_origins(first.manifest, second.manifest)])
 
 
-def damage(registry: str, name: str) -> list[str]:
+def damage(registry: str, name: str, keys: Signing = UNSIGNED) -> list[str]:
     """Everything that is wrong with a model's part of the registry, a line each; nothing where all is whole."""
     pointer = Pointer(registry, name)
     found = []
@@ -126,7 +127,7 @@ def damage(registry: str, name: str) -> list[str]:
     for place in sorted(pointer.folder.iterdir(), key=lambda path: path.name):
         if BUNDLE_ID.fullmatch(place.name):
             try:
-                if not history.holds(text, verify(place).history):
+                if not history.holds(text, verify(place, keys).history):
                     found.append(f"{pointer.folder} lacks the history that bundle {place.name} followed: restore it")
             except UserError as error:
                 found.append(str(error))

@@ -12,12 +12,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlapp.errors import UserError
-from mlapp.registry.bundle import Manifest, verify
+from mlapp.registry.bundle import UNSIGNED, Manifest, verify
 from mlapp.registry.pointer import BUNDLE_ID, Pointer, manifest_of
+from mlapp.schema import Signing
 
 
 def rollback(
-    registry: str, name: str, to: str | None = None, *, by: str | None = None, why: str = "rolled back"
+    registry: str,
+    name: str,
+    to: str | None = None,
+    *,
+    by: str | None = None,
+    why: str = "rolled back",
+    keys: Signing = UNSIGNED,
 ) -> tuple[str, str]:
     """Point at bundle ``to``, or at the champion's predecessor; returns the former champion's id and the new one's.
 
@@ -28,7 +35,7 @@ def rollback(
     if present is None:
         raise UserError(f"{pointer.folder} has no champion: give --name and --registry of a promoted model")
     target = to or _predecessor(registry, name, present)
-    manifest = verify(pointer.folder / bundle_named(pointer, target))
+    manifest = verify(pointer.folder / bundle_named(pointer, target), keys)
     if target != present:
         pointer.swap(present, target, entry(by, why, manifest.model_sha256) | {"rollback": True})
     return present, target

@@ -16,7 +16,7 @@ from mlapp.registry import history, model_card, moves
 from mlapp.registry.bundle import MANIFEST, Draft, Manifest, describe, install, verify, write_json
 from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Outcome, ResultUri, ResultUris, StageResult
-from mlapp.schema import Promotion
+from mlapp.schema import Promotion, Signing
 from mlapp.stage import stage
 from mlapp.vetting.intact import intact
 from mlapp.vetting.verdict import Verdict
@@ -33,6 +33,7 @@ class PromoterConfig(Promotion):
     results: ResultUris = Field((), description="results of all earlier stages, for the bundle's provenance")
     registry: str = Field("production_models", description="folder or gs:// prefix of promoted bundles")
     by: str | None = Field(None, description="who or what promotes, for the history; unset: the user and the machine")
+    signing: Signing = Signing()
     again: bool = Field(False, description="promote even a bundle that was promoted before and rolled back")
 
 
@@ -65,7 +66,7 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
             headline=f"hold: {earlier[-1]} was promoted before and rolled back; --again true promotes it again"
         )
     place = pointer.folder / earlier[-1] if earlier else _filed(config, pointer, verdict, vetted, challenger)
-    pointer.swap(present, verify(place).id, entry)
+    pointer.swap(present, verify(place, config.signing).id, entry)
     return _outcome(place, f"promoted {config.name}/{place.name}")
 
 
@@ -77,7 +78,7 @@ def _filed(
         manifest = fill(draft, config, verdict, vetted, challenger, history.head(pointer.history_text()))
         if manifest.model_sha256 != challenger.artifacts["model"].sha256:
             raise UserError(f"{challenger.artifact('model')} changed while it was copied: run the DAG again")
-        return install(draft, manifest, pointer.folder)
+        return install(draft, manifest, pointer.folder, config.signing)
 
 
 def read_verdict(vetted: StageResult) -> Verdict:

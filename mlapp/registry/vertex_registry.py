@@ -26,9 +26,10 @@ from mlapp.registry.bundle import MANIFEST, Draft, Manifest, install, verify
 from mlapp.registry.model_card import interval, percent
 from mlapp.registry.pointer import BUNDLE_ID, Pointer, manifest_of
 from mlapp.registry.promoter import PromoterConfig
+from mlapp.registry.signature import SIGNATURE
 from mlapp.registry.vertex_versions import Versions
 from mlapp.result import Outcome, ResultUri, StageResult
-from mlapp.schema import Storage
+from mlapp.schema import Signing, Storage
 from mlapp.schema_cloud import Cloud, Registration
 from mlapp.stage import stage
 from mlapp.vertex_client import Service
@@ -40,6 +41,7 @@ class RegisterConfig(Registration):
 
     cloud: Cloud = Cloud()
     storage: Storage = Storage()
+    signing: Signing = Signing()
     promoted: ResultUri | None = Field(None, description="result of promoter, to register what came of a run")
     bundle: str | None = Field(None, description="folder of a bundle, or of a model: then its champion")
 
@@ -99,17 +101,16 @@ def _of_run(promoted: str, settings: RegisterConfig) -> Found:
     except ValidationError as error:
         raise UserError(f"{result.uri} is no promotion of this version: give --bundle, the promoted folder") from error
     present = Pointer(config.registry, config.name).read()
-    manifest = manifest_of(config.registry, config.name, present)
-    champion = manifest.parent if manifest else None
+    named = manifest_of(config.registry, config.name, present)
+    champion = named.parent if named else None
     vetted = StageResult.load(config.verdict)
     verdict = promoter.read_verdict(vetted)
     if verdict.decision != "hold" or verdict.champion_before != present:
         return Found(config.name, champion)
     parent = _bucket(settings) / config.name
     with Draft(parent) as draft:
-        held = install(
-            draft, promoter.fill(draft, config, verdict, vetted, StageResult.load(config.challenger)), parent
-        )
+        manifest = promoter.fill(draft, config, verdict, vetted, StageResult.load(config.challenger))
+        held = install(draft, manifest, parent, settings.signing)
     return Found(config.name, champion, held)
 
 
@@ -126,12 +127,13 @@ def _bucket(config: RegisterConfig) -> UPath:
 
 def _in_bucket(place: UPath, config: RegisterConfig) -> UPath:
     """A bundle that is whole, in a bucket."""
-    manifest = verify(place)
+    manifest = verify(place, config.signing)
     if not storage.is_local(place):
         return place
     parent = _bucket(config) / manifest.name
     with Draft(parent) as draft:
-        for name in manifest.files:
+        signed = [SIGNATURE] if (place / SIGNATURE).exists() else []
+        for name in (*manifest.files, *signed):
             shutil.copyfile(storage.fetch(place / name), draft / name)
         return install(draft, manifest, parent)
 

@@ -16,6 +16,7 @@ from mlapp.policy import Policy, policy_of
 from mlapp.registry.bundle import Manifest, verify
 from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Input, Metric, Outcome, Record, ResultUri, StageResult
+from mlapp.schema import Signing
 from mlapp.schema_policy import Vetting
 from mlapp.stage import stage
 from mlapp.vetting.evidence import Comparison, Model, Scored, Scores, class_inferiority, compare, measures, scored
@@ -34,6 +35,7 @@ class VetConfig(Vetting):
     name: str = Field(
         "fashion_mnist", pattern=r"^[a-z][a-z0-9_]{0,39}$", description="name of the model in the registry"
     )
+    signing: Signing = Signing()
     champion: Annotated[str | None, Input()] = Field(
         None, description="manifest.json of the champion to compare with; default: the registry's"
     )
@@ -87,7 +89,7 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
     chosen = intact(config.challenger)
     dataset = Dataset.open(intact(config.data).uri)
     test = dataset.split("test")
-    champion = _champion(config.champion, dataset)
+    champion = _champion(config.champion, config.signing, dataset)
     models = [Model("challenger", chosen.local("model")), Model("teacher", chosen.local("teacher_float32"))]
     models += [Model("champion", champion[1])] if champion else []
     models += [Model("baseline", intact(config.baseline).local("model"))] if config.baseline else []
@@ -147,11 +149,11 @@ def percent(metric: Metric) -> str:
     return f"{100 * metric.value:.2f} %"
 
 
-def _champion(uri: str | None, dataset: Dataset) -> tuple[str, Path] | None:
+def _champion(uri: str | None, keys: Signing, dataset: Dataset) -> tuple[str, Path] | None:
     if uri is None:
         return None
     folder = storage.at(uri).parent
-    manifest = verify(folder)
+    manifest = verify(folder, keys)
     labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     if labels != list(dataset.classes):
         raise UserError(
