@@ -70,9 +70,12 @@ def flat(config: Config) -> dict[str, Any]:
     return dotted(config.model_dump(mode="json"))
 
 
-def dotted(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The values of a configuration's sections by dotted name."""
-    return {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a configuration's sections by dotted name, also those in maps of their own."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + name: value}
+    return found
 
 
 def read(folder: UPath) -> Origins | None:

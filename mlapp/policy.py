@@ -29,7 +29,7 @@ def policy_of(settings: Vetting) -> Policy:
 
     A `UserError` names the file and the first gate that cannot be understood.
     """
-    changes: dict[str, Any] = {name: bound.model_dump(exclude_unset=True) for name, bound in settings.gates.items()}
+    changes: dict[str, Any] = {name: bound.model_dump() for name, bound in settings.gates.items()}
     asked = merge(_read(settings.policy), changes)
     try:
         policy = TypeAdapter(Policy).validate_python(asked)

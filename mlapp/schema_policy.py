@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
 from mlapp.section import Section
 
@@ -38,6 +38,10 @@ class Bound(Section):
     otherwise: Literal["reject", "hold", "note"] | None = Field(
         None, description="what missing the bound means; note: nothing, but it is told"
     )
+
+    @model_serializer(mode="wrap")
+    def _what_is_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
 
 class Vetting(Section):

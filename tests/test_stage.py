@@ -50,6 +50,7 @@ def test_a_result_tells_what_was_made_of_what_and_how(tmp_path):
     assert result.artifacts["text"] == Artifact(uri="text.txt", sha256=storage.sha256(tmp_path / "text.txt"), bytes=3)
     assert set(result.timings) == {"wall_s", "cpu_s", "peak_rss_mb"}
     assert {"python", "platform", "cpus", "code"} <= set(result.environment)
+    assert result.environment["lock"] == storage.sha256(ROOT / "requirements-training.txt")[:12]
     assert StageResult.load(str(tmp_path)) == StageResult.load(str(tmp_path / "result.json")) == result
 
 

@@ -44,7 +44,9 @@ def test_the_container_runs_the_module_and_tells_its_end_to_the_jobs_own_file():
 def test_it_says_exactly_which_task_instance_it_is_for():
     environ = {variable.name: variable.value for variable in job().job_spec.worker_pool_specs[0].container_spec.env}
     assert TaskKey(**json.loads(environ["MLAPP_TASK"])) == TASK
-    assert set(environ) == {"MLAPP_TASK", "MLAPP_HOPS", "GOOGLE_CLOUD_PROJECT"}, "and nothing else, no secret"
+    assert environ["MLAPP_IMAGE"] == IMAGE
+    told = {"MLAPP_TASK", "MLAPP_HOPS", "MLAPP_IMAGE", "GOOGLE_CLOUD_PROJECT"}
+    assert set(environ) == told, "and nothing else, no secret"
 
 
 def test_several_replicas_are_a_chief_and_its_workers():

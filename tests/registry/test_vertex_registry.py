@@ -20,7 +20,7 @@ from loopback.vertex_model_rules import NUMBER, PROJECT, REGION, RefusedError
 
 from mlapp import storage
 from mlapp.errors import TryAgainError, UserError
-from mlapp.registry import promoter, rollback, vertex_registry
+from mlapp.registry import moves, promoter, vertex_registry
 from mlapp.registry.bundle import verify
 from mlapp.registry.pointer import Pointer
 from mlapp.result import StageResult
@@ -167,7 +167,7 @@ def test_after_a_rollback_the_aliases_follow(tmp_path: Path, vertex: vertex_mode
     register(tmp_path, run_of(0, 2, 4, 6))
     register(tmp_path, run_of(0))
     assert vertex.models.aliases(NAME) == {"default": "2", "champion": "2"}
-    rollback.rollback(str(tmp_path / "registry"), NAME)
+    moves.rollback(str(tmp_path / "registry"), NAME)
     result = register(tmp_path, bundle=str(tmp_path / "registry" / NAME))
     assert vertex.models.aliases(NAME) == {"default": "1", "champion": "1"}
     assert uploads(vertex) == 2
