@@ -73,13 +73,13 @@ def find(registry: str, name: str, bundle: str | None) -> Entry:
 
 def listed(known: list[Entry]) -> str:
     """A line a bundle."""
-    rows = [("bundle", "state", "promoted", "by", "test accuracy", "KB", "µs")]
+    rows = [("bundle", "state", "test accuracy", "KB", "µs", "promoted", "by")]
     for entry in known:
         scored, last = entry.scored, entry.moves[-1] if entry.moves else {}
         accuracy = f"{100 * scored['accuracy']['value']:.2f} %"
         figures = (accuracy, f"{scored['bytes'] / 1000:.1f}", f"{scored['latency_us']['value']:.0f}")
-        rows.append((entry.manifest.id, entry.state, last.get("at", "–")[:16], last.get("by", "–"), *figures))
-    return table(rows, right=(4, 5, 6))
+        rows.append((entry.manifest.id, entry.state, *figures, last.get("at", "–")[:16], last.get("by", "–")))
+    return table(rows, right=(2, 3, 4))
 
 
 def shown(entry: Entry) -> str:

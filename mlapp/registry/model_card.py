@@ -17,6 +17,7 @@ from mlapp import storage
 from mlapp.registry.reproduction import command
 from mlapp.registry.training_cost import Cost, cost
 from mlapp.result import Metric, StageResult
+from mlapp.text_table import figure
 from mlapp.vetting.near_duplicates import CORRELATION
 from mlapp.vetting.verdict import Verdict
 
@@ -46,7 +47,7 @@ def write(
         "interval": interval,
         "points": points,
         "moment": moment,
-        "bound": bound,
+        "bound": figure,
         "seconds": seconds,
     }
     candidates = _candidates(stages)
@@ -96,11 +97,6 @@ def interval(metric: Metric) -> str:
 def points(metric: Metric) -> str:
     """A difference of shares as ``+0.42 points (0.10 to 0.74)``."""
     return f"{100 * metric.value:+.2f} points ({100 * (metric.low or 0):+.2f} to {100 * (metric.high or 0):+.2f})"
-
-
-def bound(value: float) -> str:
-    """A gate's value or bound: ``0.8912``, ``150,000``, ``3e-12``."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.1g}" if 0 < value < 1e-4 else f"{value:.4g}"
 
 
 def moment(iso: str) -> str:

@@ -40,7 +40,7 @@ def told(registry: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 def test_list_has_a_line_a_bundle_the_last_promoted_first(told: Any, registry: Path) -> None:
     first, second = ids(registry)
     head, *lines = told("list")
-    assert head.split() == ["bundle", "state", "promoted", "by", "test", "accuracy", "KB", "µs"]
+    assert head.split() == ["bundle", "state", "test", "accuracy", "KB", "µs", "promoted", "by"]
     assert [line.split()[0] for line in lines] == [second, first]
     assert ["champion" in line and "former" not in line for line in lines] == [True, False]
     assert ["95.00 %" in lines[0], "80.00 %" in lines[1]] == [True, True]
