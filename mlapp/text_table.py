@@ -35,8 +35,8 @@ def costs(timings: Mapping[str, float]) -> tuple[str, str, str]:
     return f"{timings['wall_s']:.1f} s", f"{timings['cpu_s']:.0f} s", f"{timings['peak_rss_mb']:,.0f} MB"
 
 
-def figure(value: float) -> str:
-    """A figure of any size: ``0.8912``, ``150,000``, ``3e-12``."""
+def number(value: float) -> str:
+    """A number of any size: ``0.8912``, ``150,000``, ``3e-12``."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1g}" if 0 < value < 1e-4 else f"{value:.4g}"
 
 

@@ -17,7 +17,7 @@ from mlapp import storage
 from mlapp.registry.reproduction import command
 from mlapp.registry.training_cost import Cost, cost
 from mlapp.result import Metric, StageResult
-from mlapp.text_table import figure
+from mlapp.text_table import number
 from mlapp.vetting.near_duplicates import CORRELATION
 from mlapp.vetting.verdict import Verdict
 
@@ -47,7 +47,7 @@ def write(
         "interval": interval,
         "points": points,
         "moment": moment,
-        "bound": figure,
+        "bound": number,
         "seconds": seconds,
     }
     candidates = _candidates(stages)
