@@ -127,14 +127,15 @@ def test_an_evaluator_ends_well_and_at_once(trainer: Callable[..., Any]) -> None
 def test_workers_meet_however_late_one_starts() -> None:
     ports = free_ports(2)
     addresses = [f"127.0.0.1:{port}" for port in ports]
-    code = "import sys, time; from mlapp import cluster; time.sleep(1.5)\nwith cluster.read().met(20): time.sleep(1)"
+    code = "import sys, time; from mlapp import cluster; time.sleep(1.5)\nwith cluster.read().met(20): sys.stdin.read()"
     environment = {**os.environ, "TF_CONFIG": json.dumps(config("worker", 1, worker=addresses))}
-    late = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    late = subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE)
     early = read(config("worker", 0, worker=addresses))
     assert early
     with early.met(20):
         assert early.others[0].answers(1)
-    assert late.wait(20) == 0
+    late.communicate(timeout=20)
+    assert late.returncode == 0
 
 
 def test_a_worker_that_never_comes_up_is_named_after_the_stated_time() -> None:

@@ -116,9 +116,9 @@ def test_the_champion_moving_meanwhile_stops_the_rollback(
     first, second, _ = two
     from mlapp.registry import moves as module
 
-    def verify_slowly(place: Any) -> Any:
+    def verify_slowly(*arguments: Any) -> Any:
         pointer(tmp_path).swap(second, "0123456789ab", {"model": "another"})
-        return verify(place)
+        return verify(*arguments)
 
     verify = module.verify
     monkeypatch.setattr(module, "verify", verify_slowly)
