@@ -92,16 +92,24 @@ class Trials:
         return trial
 
     def put(self, trial: Trial) -> Trial:
-        """Remember what is known of a trial now."""
+        """Remember what is known of a trial now; its checkpoints are needed until it is known to be over."""
         self._trials[trial.number] = trial
         storage.write_text(self.folder / f"trial-{trial.number:04d}.json", trial.model_dump_json(indent=2))
         workspaces.keep(self.folder, "trial-*.json")
+        if trial.over:
+            shutil.rmtree(checkpoints(self.folder, trial.parameters), ignore_errors=True)
         return trial
 
     def forget(self) -> None:
         """Remove everything, of earlier searches in the work directory too, once the result holds it."""
         for folder in self.folder.parent.glob("search-*"):
             shutil.rmtree(folder)
+
+
+def checkpoints(folder: Path, parameters: dict[str, Any]) -> Path:
+    """Where in a search's folder the trial with these parameters keeps its checkpoints."""
+    name = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
+    return folder / f"checkpoints-{name}"
 
 
 def best_of(trials: list[Trial]) -> Trial | None:

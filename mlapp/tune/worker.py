@@ -7,11 +7,8 @@ the next one would import TensorFlow again.
 from __future__ import annotations
 
 import gc
-import hashlib
 import importlib
-import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -27,6 +24,7 @@ from mlapp.dl.backend import use_processors
 from mlapp.errors import UserError
 from mlapp.section import Section
 from mlapp.tracking import Tracker, tracked_by
+from mlapp.tune.trials import checkpoints
 
 METRIC = "validation_accuracy"
 
@@ -116,21 +114,18 @@ def _prepare(cpus: int) -> None:
 
 @contextmanager
 def _folder(assignment: Assignment, parameters: dict[str, Any]) -> Iterator[Path]:
-    """Where the trainer keeps its checkpoints: removed when the trial is over, kept when the worker is killed.
+    """Where the trainer keeps its checkpoints.
 
-    The same parameters find the same folder, so that an interrupted trial goes on from its last epoch.
+    The same parameters find the same folder, so that an interrupted trial goes on from its last epoch. The search
+    removes it, once it has written down that the trial is over: a kill before that repeats no epoch.
     """
     if assignment.scratch is None:
         with tempfile.TemporaryDirectory(prefix="mlapp-trial-") as temporary:
             yield Path(temporary)
         return
-    name = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(assignment.scratch, f"checkpoints-{name}")
+    folder = checkpoints(Path(assignment.scratch), parameters)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    yield folder
 
 
 def _release() -> None:

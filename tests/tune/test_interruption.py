@@ -62,7 +62,8 @@ def test_a_killed_search_goes_on_and_repeats_no_finished_trial(
     over = [trial for trial in before if trial["state"] != "running"]
     fitted_before = (tmp_path / "notes").read_text().count("fit")
     assert len(over) >= 2
-    assert gone([ray for ray in rays if ray.name() in ("raylet", "gcs_server")], within_s=5)
+    # Its workers too, so that none writes beside those of the next search.
+    assert gone([ray for ray in rays if ray.name().startswith(("raylet", "gcs_server", "ray::Implicit"))], within_s=10)
     assert session_folders(temporary)
 
     done = subprocess.run(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import uuid
 from contextlib import suppress
+from pathlib import Path
+
+import pytest
 
 from mlapp import storage
 from mlapp.errors import Terminated
 from mlapp.schema import Tuning
-from mlapp.tune.trials import Trial, Trials
+from mlapp.tune.trials import Trial, Trials, checkpoints
 from mlapp.workspaces import workspace
 
 
@@ -27,3 +30,18 @@ def test_trials_in_a_remote_work_directory_are_there_for_the_next_start() -> Non
         assert [trial.number for trial in again.over] == [1]
         assert [trial.number for trial in again.interrupted] == [2]
         assert not (again.folder / "checkpoints-of-a-trial").exists()
+
+
+@pytest.mark.parametrize("state", ["finished", "stopped", "failed"])
+def test_checkpoints_stay_until_it_is_written_down_that_the_trial_is_over(tmp_path: Path, state: str) -> None:
+    trials = Trials(tmp_path, Tuning())
+    kept = checkpoints(trials.folder, {"rate": 0.1})
+    other = checkpoints(trials.folder, {"rate": 0.2})
+    kept.mkdir()
+    other.mkdir()
+    running = trials.put(Trial(number=1, parameters={"rate": 0.1}, accuracies={1: 0.5}))
+    assert kept.exists()
+    trials.put(running.model_copy(update={"state": state}))
+    assert not kept.exists()
+    assert other.exists()
+    assert Trials(tmp_path, Tuning()).over
