@@ -40,6 +40,16 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1g}" if 0 < value < 1e-4 else f"{value:.4g}"
 
 
+def percent(metric: Metric) -> str:
+    """A share as ``91.23 %``."""
+    return f"{100 * metric.value:.2f} %"
+
+
+def interval(metric: Metric) -> str:
+    """The 95 % interval of a share as ``90.70 – 91.80``, in percent."""
+    return f"{100 * (metric.low or 0):.2f} – {100 * (metric.high or 0):.2f}"
+
+
 def duration(seconds: float) -> str:
     """A time as one would say it."""
     if seconds < 100:

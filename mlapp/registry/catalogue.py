@@ -12,10 +12,10 @@ from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.registry import history
 from mlapp.registry.bundle import MANIFEST, UNSIGNED, Manifest, verify
-from mlapp.registry.pointer import BUNDLE_ID, Pointer
+from mlapp.registry.pointer import BUNDLE_ID, HISTORY, POINTER, Pointer
 from mlapp.result import Metric
 from mlapp.schema import Signing
-from mlapp.text_table import table
+from mlapp.text_table import interval, number, percent, table
 
 FIGURES = {
     "accuracy": "test accuracy",
@@ -43,17 +43,20 @@ class Entry:
 def names(registry: str) -> list[str]:
     """The models that the registry knows, by name."""
     folder = storage.at(registry)
-    return sorted(path.name for path in folder.iterdir() if (path / "CHAMPION").exists()) if folder.exists() else []
+    return sorted(path.name for path in folder.iterdir() if (path / POINTER).exists()) if folder.exists() else []
 
 
-def entries(registry: str, name: str) -> list[Entry]:
-    """All bundles of a model, the last promoted first; those that were never promoted at the end."""
+def entries(registry: str, name: str, start: str = "") -> list[Entry]:
+    """The bundles of a model whose ids begin with ``start``, the last promoted first, those that never were at the end.
+
+    Only their files are read.
+    """
     pointer = Pointer(registry, name)
     champion, moves = pointer.read(), pointer.history()
     order = list(dict.fromkeys(move["champion"] for move in reversed(moves)))
     present = {path.name for path in pointer.folder.iterdir() if BUNDLE_ID.fullmatch(path.name)}
     ids = [bundle for bundle in order if bundle in present] + sorted(present - set(order))
-    return [_entry(pointer.folder / bundle, champion, moves) for bundle in ids]
+    return [_entry(pointer.folder / bundle, champion, moves) for bundle in ids if bundle.startswith(start)]
 
 
 def find(registry: str, name: str, bundle: str | None) -> Entry:
@@ -62,12 +65,11 @@ def find(registry: str, name: str, bundle: str | None) -> Entry:
     wanted = bundle or pointer.read()
     if wanted is None:
         raise UserError(f"{pointer.folder} has no champion: give --name and --registry of a promoted model")
-    known = entries(registry, name)
-    match [entry for entry in known if entry.manifest.id.startswith(wanted)]:
+    match entries(registry, name, wanted):
         case [entry]:
             return entry
         case found:
-            told = ", ".join(entry.manifest.id for entry in found or known) or "none"
+            told = ", ".join(entry.manifest.id for entry in found or entries(registry, name)) or "none"
             raise UserError(f"{wanted!r} names {len(found)} bundles of {pointer.folder}: give one of {told}")
 
 
@@ -76,7 +78,7 @@ def listed(known: list[Entry]) -> str:
     rows = [("bundle", "state", "test accuracy", "KB", "µs", "promoted", "by")]
     for entry in known:
         scored, last = entry.scored, entry.moves[-1] if entry.moves else {}
-        accuracy = f"{100 * scored['accuracy']['value']:.2f} %"
+        accuracy = percent(Metric(**scored["accuracy"]))
         figures = (accuracy, f"{scored['bytes'] / 1000:.1f}", f"{scored['latency_us']['value']:.0f}")
         rows.append((entry.manifest.id, entry.state, *figures, last.get("at", "–")[:16], last.get("by", "–")))
     return table(rows, right=(2, 3, 4))
@@ -85,11 +87,12 @@ def listed(known: list[Entry]) -> str:
 def shown(entry: Entry) -> str:
     """One bundle: what it is, its gates, how it came to be champion."""
     manifest, scored = entry.manifest, entry.scored
+    accuracy = Metric(**scored["accuracy"])
     lines = [
         f"{manifest.name}/{manifest.id}  {entry.state}",
         f"made {manifest.created}, to replace {manifest.predecessor or 'nothing'}; serves {manifest.model}, "
         f"{scored['bytes']:,} bytes, {scored['latency_us']['value']:.0f} µs",
-        f"test accuracy {_percent(Metric(**scored['accuracy']))}",
+        f"test accuracy {percent(accuracy)} ({interval(accuracy)}, n = {accuracy.n:,})",
         "",
         table([("gate", "value", "bound", ""), *(_gate(gate) for gate in entry.verdict["gates"])], right=(1,)),
         "",
@@ -104,12 +107,12 @@ def compared(first: Entry, second: Entry) -> str:
     rows: list[tuple[str, ...]] = [("", first.manifest.id, second.manifest.id)]
     for name, title in FIGURES.items():
         if ours.get(name) and theirs.get(name):
-            rows.append((title, *(f"{100 * scored[name]['value']:.2f} %" for scored in (ours, theirs))))
+            rows.append((title, *(percent(Metric(**scored[name])) for scored in (ours, theirs))))
     rows.append(("bytes", *(f"{scored['bytes']:,}" for scored in (ours, theirs))))
     rows.append(("one image", *(f"{scored['latency_us']['value']:.0f} µs" for scored in (ours, theirs))))
     if first.verdict["classes"] == second.verdict["classes"]:
-        for number, name in enumerate(first.verdict["classes"]):
-            recalls = (f"{100 * scored['recall'][number]['value']:.1f} %" for scored in (ours, theirs))
+        for place, name in enumerate(first.verdict["classes"]):
+            recalls = (f"{100 * scored['recall'][place]['value']:.1f} %" for scored in (ours, theirs))
             rows.append((f"recall of {name}", *recalls))
     return "\n".join([table(rows, right=(1, 2)), "", *_origins(first.manifest, second.manifest)])
 
@@ -119,7 +122,8 @@ def damage(registry: str, name: str, keys: Signing = UNSIGNED) -> list[str]:
     pointer = Pointer(registry, name)
     found = []
     try:
-        champion, moves, text = pointer.read(), pointer.history(), pointer.history_text()
+        champion, text = pointer.read(), pointer.history_text()
+        moves = history.moves(text, pointer.folder / HISTORY)
     except UserError as error:
         return [str(error)]
     if (last := moves[-1]["champion"] if moves else None) != champion:
@@ -150,15 +154,9 @@ def _gate(gate: dict[str, Any]) -> tuple[str, str, str, str]:
     told = f"{gate['name']} ({gate['detail']})" if gate["detail"] else gate["name"]
     return (
         told,
-        f"{gate['value']:.4g}",
-        f"{gate['relation']} {gate['bound']:.6g}",
+        number(gate["value"]),
+        f"{gate['relation']} {number(gate['bound'])}",
         "passed" if gate["passed"] else "FAILED",
-    )
-
-
-def _percent(metric: Metric) -> str:
-    return (
-        f"{100 * metric.value:.2f} % ({100 * (metric.low or 0):.2f} – {100 * (metric.high or 0):.2f}, n = {metric.n:,})"
     )
 
 

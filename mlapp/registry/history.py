@@ -22,18 +22,19 @@ def moves(text: str, path: object) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     before: str | None = None
-    for number, line in enumerate(text.splitlines(), start=1):
+    chained = False
+    for number, line in enumerate(_lines(text), start=1):
         try:
             move = json.loads(line)
             champion = move["champion"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a history of promotions (line {number}): restore it from a copy") from error
-        chained = any(PREVIOUS in earlier for earlier in found)
         if move.get(PREVIOUS, before if not chained else "") != before:
             raise UserError(
                 f"{path} was altered at or before line {number}, the move to {champion}: restore it from a copy"
             )
         found.append(move)
+        chained = chained or PREVIOUS in move
         before = _digest(line)
     return found
 
@@ -45,13 +46,18 @@ def appended(text: str, move: dict[str, Any]) -> str:
 
 def head(text: str) -> str | None:
     """Hash of a history's last line; None where there is none."""
-    lines = text.splitlines()
+    lines = _lines(text)
     return _digest(lines[-1]) if lines else None
 
 
 def holds(text: str, digest: str | None) -> bool:
     """Whether one of a history's lines has this hash, or none is asked for."""
-    return digest is None or digest in (_digest(line) for line in text.splitlines())
+    return digest is None or digest in (_digest(line) for line in _lines(text))
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a history; a reason may hold any other character that some take for a line's end."""
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _digest(line: str) -> str:

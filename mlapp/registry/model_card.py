@@ -17,7 +17,7 @@ from mlapp import storage
 from mlapp.registry.reproduction import command
 from mlapp.registry.training_cost import Cost, cost
 from mlapp.result import Metric, StageResult
-from mlapp.text_table import number
+from mlapp.text_table import interval, number, percent
 from mlapp.vetting.near_duplicates import CORRELATION
 from mlapp.vetting.verdict import Verdict
 
@@ -79,19 +79,9 @@ def write(
         storage.write_text(folder / file, text)
 
 
-def percent(metric: Metric) -> str:
-    """``91.23 %``."""
-    return f"{100 * metric.value:.2f} %"
-
-
 def share(value: float) -> str:
     """``91.2 %``."""
     return f"{100 * value:.1f} %"
-
-
-def interval(metric: Metric) -> str:
-    """The 95 % interval as ``90.70 – 91.80``, in percent."""
-    return f"{100 * (metric.low or 0):.2f} – {100 * (metric.high or 0):.2f}"
 
 
 def points(metric: Metric) -> str:

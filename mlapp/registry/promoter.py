@@ -52,7 +52,6 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
     pointer = Pointer(config.registry, config.name)
     present = pointer.settle()
     champion = manifest_of(config.registry, config.name, present)
-    entry = moves.entry(config.by, vetted.headline, model) | {"verdict": vetted.key}
     if champion and Manifest.load(champion).model_sha256 == model:
         return _outcome(champion.parent, "already the champion")
     if present != verdict.champion_before:
@@ -66,6 +65,7 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
             headline=f"hold: {earlier[-1]} was promoted before and rolled back; --again true promotes it again"
         )
     place = pointer.folder / earlier[-1] if earlier else _filed(config, pointer, verdict, vetted, challenger)
+    entry = moves.entry(config.by, vetted.headline, model) | {"verdict": vetted.key}
     pointer.swap(present, verify(place, config.signing).id, entry)
     return _outcome(place, f"promoted {config.name}/{place.name}")
 

@@ -23,7 +23,6 @@ from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.registry import promoter
 from mlapp.registry.bundle import MANIFEST, Draft, Manifest, install, verify
-from mlapp.registry.model_card import interval, percent
 from mlapp.registry.pointer import BUNDLE_ID, Pointer, manifest_of
 from mlapp.registry.promoter import PromoterConfig
 from mlapp.registry.signature import SIGNATURE
@@ -32,6 +31,7 @@ from mlapp.result import Outcome, ResultUri, StageResult
 from mlapp.schema import Signing, Storage
 from mlapp.schema_cloud import Cloud, Registration
 from mlapp.stage import stage
+from mlapp.text_table import interval, percent
 from mlapp.vertex_client import Service
 from mlapp.vetting.verdict import Verdict
 

@@ -19,6 +19,7 @@ from mlapp.result import Input, Metric, Outcome, Record, ResultUri, StageResult
 from mlapp.schema import Signing
 from mlapp.schema_policy import Vetting
 from mlapp.stage import stage
+from mlapp.text_table import percent
 from mlapp.vetting.evidence import Comparison, Model, Scored, Scores, class_inferiority, compare, measures, scored
 from mlapp.vetting.gates import Decision, Gate, decide, gates
 from mlapp.vetting.intact import intact
@@ -83,7 +84,7 @@ def resolved(config: VetConfig) -> VetConfig:
 @stage("vet", area="models", section="vetting", resolve=resolved)
 def run(config: VetConfig, workdir: Path) -> Outcome:
     """Score challenger, champion, teacher and baseline anew on the same images, and decide."""
-    policy = policy_of(config)
+    policy = config.gates  # all of them: the config is a resolved one
     if config.baseline is None and (asked := [name for name in policy if name.startswith("baseline_")]):
         raise UserError(f"policy {config.policy} asks for {asked[0]}: give --baseline the result of xgboost_trainer")
     chosen = intact(config.challenger)
@@ -142,11 +143,6 @@ def headline(verdict: Verdict) -> str:
     told += f", champion {percent(verdict.champion.accuracy)})" if verdict.champion else ", no champion yet)"
     failed = [gate.name for gate in verdict.gates if not gate.passed]
     return told + (f"; failed: {', '.join(failed)}" if failed else "")
-
-
-def percent(metric: Metric) -> str:
-    """A share as a percentage."""
-    return f"{100 * metric.value:.2f} %"
 
 
 def _champion(uri: str | None, keys: Signing, dataset: Dataset) -> tuple[str, Path] | None:

@@ -35,6 +35,13 @@ def test_what_was_appended_is_told_in_order() -> None:
     assert len({move["previous"] for move in found}) == 4
 
 
+@given(why=st.text())
+def test_a_reason_may_hold_any_character(why: str) -> None:
+    text = history.appended(history.appended("", {"champion": "a" * 12, "why": why}), {"champion": "b" * 12})
+    assert [move.get("why") for move in history.moves(text, "HISTORY")] == [why, None]
+    assert history.holds(text, history.head(text))
+
+
 @given(line=st.integers(0, 2), what=st.sampled_from(["change", "drop", "double", "swap", "unchain", "garble"]))
 def test_a_line_that_was_tampered_with_is_told(line: int, what: str) -> None:
     lines = written().splitlines(keepends=True)
