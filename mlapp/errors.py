@@ -8,16 +8,23 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class UserError(Exception):
-    """Bad input or a bad environment, told in one line: what is wrong, then what to do.
+class OneLineError(Exception):
+    """An error told in one line, whatever it quotes: line breaks and other control characters stand escaped."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__("".join(each if each.isprintable() else ascii(each)[1:-1] for each in line))
+
+
+class UserError(OneLineError):
+    """Bad input or a bad environment: what is wrong, then what to do.
 
     A stage that raises it ends with exit code 2 and that line, without a traceback. Anything else that escapes a
     stage is a bug and keeps its traceback.
     """
 
 
-class TryAgainError(Exception):
-    """What is needed is away for now, told in one line; starting again mends it.
+class TryAgainError(OneLineError):
+    """What is needed is away for now; starting again mends it.
 
     A stage that raises it ends with exit code 75 (EX_TEMPFAIL of sysexits.h) and that line, without a traceback.
     """
