@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from mlapp import plain
 from mlapp.errors import Dismissed, UserError, WorkerLostError
 
 log = logging.getLogger("mlapp")
@@ -127,7 +128,7 @@ def read(environ: Mapping[str, str] | None = None) -> Cluster | None:
     if not text.strip():
         return None
     try:
-        content = json.loads(text)
+        content = plain.from_json(text)
     except ValueError as error:
         raise UserError(
             f"{VARIABLE} is not JSON ({error}): mend it, or unset it to train on this machine alone"

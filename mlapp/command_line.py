@@ -14,7 +14,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from mlapp import config as configuration
-from mlapp import ended, storage, tracking
+from mlapp import ended, plain, storage, tracking
 from mlapp.errors import Dismissed, Terminated, TryAgainError, UserError, raise_terminated
 from mlapp.result import StageResult
 from mlapp.schema import Config
@@ -136,7 +136,7 @@ def build_parser(stage: Stage[Any]) -> argparse.ArgumentParser:
 def _resolved(arguments: argparse.Namespace, overrides: dict[str, Any]) -> Config:
     path = storage.at(arguments.config)
     try:
-        content = json.loads(storage.read_text(path))
+        content = plain.from_json(storage.read_text(path))
     except FileNotFoundError as error:
         raise storage.missing(path, f"no configuration at {path}: give the URI of a resolved config.json") from error
     except ValueError as error:

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
+from mlapp import plain
 from mlapp.errors import UserError
 from mlapp.schema import Config
 
@@ -83,9 +83,9 @@ def read_preset(preset: str, kind: str = "preset", folder: Path = PRESETS) -> di
     if not (path.is_file() if by_path else preset in names):
         raise UserError(f"no {kind} {preset!r}: choose one of {', '.join(names)}, or give a .yaml file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{kind} {path} is not YAML: {' '.join(str(error).split())}") from error
+        content = plain.from_yaml(path.read_text(encoding="utf-8")) or {}
+    except ValueError as error:
+        raise UserError(f"{kind} {path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{kind} {path} must map sections to settings, not be a {type(content).__name__}")
     return nest(content)
@@ -99,8 +99,8 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
         if not equals or not name:
             raise UserError(f"cannot read {argument!r}: write an override as section.field=value")
         try:
-            flat[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            flat[name] = plain.from_yaml(value)
+        except ValueError as error:
             raise UserError(f"cannot read the value of {name}: {value!r} is not YAML") from error
     return nest(flat)
 

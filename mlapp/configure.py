@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlapp import config as configuration
-from mlapp import ended, origins, storage
+from mlapp import ended, origins, plain, storage
 from mlapp.errors import UserError
 from mlapp.policy import policy_of
 from mlapp.schema import Config
@@ -67,7 +66,7 @@ def resolve(preset: str, conf: Mapping[str, Any], data: Mapping[str, Any] | None
 def read_conf(text: str) -> dict[str, Any]:
     """A run's conf from JSON."""
     try:
-        conf = json.loads(text)
+        conf = plain.from_json(text)
     except ValueError as error:
         raise UserError(f'conf is not JSON ({error}): write it like {{"training.epochs": 3}}') from error
     if not isinstance(conf, dict):
@@ -78,7 +77,7 @@ def read_conf(text: str) -> dict[str, Any]:
 def read_setting(uri: str, name: str) -> Any:
     """One value of a resolved configuration by its dotted name."""
     with storage.explained():
-        value = json.loads(storage.read_text(storage.at(uri)))
+        value = plain.from_json(storage.read_text(storage.at(uri)))
     for part in name.split("."):
         value = value[part]
     return value
@@ -88,7 +87,7 @@ def data_settings(uri: str) -> dict[str, Any]:
     """What an earlier run's configuration says of its data, for a run that takes up these very data."""
     try:
         with storage.explained():
-            config = json.loads(storage.read_text(storage.at(uri)))
+            config = plain.from_json(storage.read_text(storage.at(uri)))
         return {section: config[section] for section in DATA_SECTIONS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from mlapp import storage
+from mlapp import plain, storage
 from mlapp.config import merge, nearest
 from mlapp.errors import UserError
 from mlapp.schema_policy import Bound, Measure, Vetting
@@ -55,9 +54,9 @@ def _read(name: str) -> dict[str, Any]:
     if not (path.is_file() if own else name in names()):
         raise UserError(f"no policy {name!r}: choose {' or '.join(names())}, or give a .yaml file")
     try:
-        content = yaml.safe_load(storage.read_text(path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"policy {name} is not YAML: {' '.join(str(error).split())}") from error
+        content = plain.from_yaml(storage.read_text(path))
+    except ValueError as error:
+        raise UserError(f"policy {name} is not YAML: {error}") from error
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"policy {name} must map measures to bounds, as {POLICIES / 'standard.yaml'} does")
     return dict(content)

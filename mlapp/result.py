@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from upath import UPath
 
-from mlapp import storage
+from mlapp import plain, storage
 from mlapp.errors import UserError
 
 RESULT = "result.json"
@@ -99,7 +99,7 @@ class StageResult(Record):
     def find(cls, path: UPath) -> StageResult | None:
         """The result in this `result.json`, if there is one."""
         try:
-            content = json.loads(storage.read_text(path))
+            content = plain.from_json(storage.read_text(path))
             return cls.model_validate({**content, "folder": str(path.parent)})
         except FileNotFoundError:
             return None

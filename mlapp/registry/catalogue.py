@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from upath import UPath
 
-from mlapp import storage
+from mlapp import plain, storage
 from mlapp.errors import UserError
 from mlapp.registry import history
 from mlapp.registry.bundle import MANIFEST, UNSIGNED, Manifest, verify
@@ -142,7 +141,7 @@ def damage(registry: str, name: str, keys: Signing = UNSIGNED) -> list[str]:
 def _entry(place: UPath, champion: str | None, moves: list[dict[str, Any]]) -> Entry:
     manifest = Manifest.load(place / MANIFEST)
     try:
-        verdict = json.loads(storage.read_text(place / "verdict.json"))
+        verdict = plain.from_json(storage.read_text(place / "verdict.json"))
     except (OSError, ValueError) as error:
         raise UserError(f"bundle {place} has no verdict that can be read: restore it from a copy") from error
     own = [move for move in moves if move["champion"] == place.name]

@@ -10,6 +10,7 @@ import hashlib
 import json
 from typing import Any
 
+from mlapp import plain
 from mlapp.errors import UserError
 
 PREVIOUS = "previous"
@@ -25,7 +26,7 @@ def moves(text: str, path: object) -> list[dict[str, Any]]:
     chained = False
     for number, line in enumerate(_lines(text), start=1):
         try:
-            move = json.loads(line)
+            move = plain.from_json(line)
             champion = move["champion"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a history of promotions (line {number}): restore it from a copy") from error
