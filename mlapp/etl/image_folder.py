@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,6 +26,7 @@ STEMS: dict[str, tuple[IdxName, IdxName]] = {
     "test": ("t10k-images", "t10k-labels"),
 }
 CHUNK = 256
+MOST_PIXELS = 40_000_000  # of one image: a file of some kilobytes can decode to gigabytes
 
 
 class Labelled(NamedTuple):
@@ -111,18 +113,28 @@ def _has_colour(path: Path) -> bool:
 
 def _opened(path: Path) -> Image.Image:
     try:
-        return Image.open(path)
-    except (UnidentifiedImageError, IsADirectoryError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+    except (UnidentifiedImageError, IsADirectoryError) as error:
         raise UserError(f"{path} is not a readable image: mend or remove it") from error
+    # In a broken header Pillow's plugins raise what they come upon, as struct.error; only a file has an errno.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise UserError(f"{path} is not a readable image ({error}): mend or remove it") from error
+    if image.width * image.height > MOST_PIXELS:
+        image.close()
+        raise UserError(f"{path} has {image.width} × {image.height} pixels, over {MOST_PIXELS:,}: make it smaller")
+    return image
 
 
 def _decoded(path: Path, shape: tuple[int, ...]) -> bytes:
     try:
         with _opened(path) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB" if len(shape) == 3 else "L")
-    # Pillow's decoders raise all of these for broken files; a file that vanished has an errno.
-    except (OSError, ValueError, SyntaxError) as error:
-        if isinstance(error, OSError) and error.errno:
+    except Exception as error:  # of broken pixels, likewise
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno):
             raise
         raise UserError(f"{path} is not a readable image ({error}): mend or remove it") from error
     if upright.size != (shape[1], shape[0]):

@@ -10,9 +10,9 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from upath import UPath
 
 from mlapp import storage
@@ -23,6 +23,8 @@ from mlapp.schema import Signing
 
 MANIFEST = "manifest.json"
 ABANDONED_S = 3600.0
+# Names that a manifest may hold: none of them leads out of the bundle's folder.
+NAME, FILE, BUNDLE = r"^[a-z][a-z0-9_]{0,39}$", r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", r"^[0-9a-f]{12}$"
 UNSIGNED = Signing()
 
 
@@ -36,14 +38,20 @@ class File(Record):
 class Manifest(Record):
     """What a bundle holds and what it came from."""
 
-    name: str
-    files: dict[str, File]
+    name: str = Field(pattern=NAME)
+    files: dict[Annotated[str, Field(pattern=FILE)], File]
     model: str
-    predecessor: str | None
+    predecessor: str | None = Field(pattern=BUNDLE)
     created: str
     data: dict[str, Any]
     stages: dict[str, dict[str, str]]
     history: str | None = Field(None, description="hash of the last line of the registry's history when it was made")
+
+    @model_validator(mode="after")
+    def _serves_one_of_its_files(self) -> Manifest:
+        if self.model not in self.files:
+            raise ValueError(f"{self.model} is none of its files")
+        return self
 
     @property
     def id(self) -> str:
