@@ -8,9 +8,10 @@ widths learn from the teacher (**distill**), and the best student loses filters 
 (**prune**). Settings may be searched for first (**tune_…**, where `tuning.trials` is above 0), and boosted trees stand
 beside the networks, to compare them with (**baseline**). The smallest candidate that is nearly as good as the teacher
 on the validation split becomes the challenger (**choose**). It meets the champion on the frozen test set (**vet**) and
-takes its place if it earned it (**promote**). The run ends by telling which data it trained on (**announce**), and with
-a table of what came of it (**summarise**), in `experiments/<date>-<run>/`. If the run asks for it, Vertex AI is shown
-the model (**register**) and the run (**log_experiment**).
+takes its place if it earned it (**promote**) and, where the run asks for that, a person approves (**approve**). The run
+ends by telling which data it trained on (**announce**), and with a table of what came of it (**summarise**), in
+`experiments/<date>-<run>/`. If the run asks for it, Vertex AI is shown the model (**register**) and the run
+(**log_experiment**).
 
 Stages run on the worker, or as Vertex AI jobs where the settings say so (`placement.runner`); for those an image is had
 ready first (**image**).
@@ -27,6 +28,7 @@ from there.
 from datetime import timedelta
 
 from airflow.sdk import dag, task
+from approval import Approval
 from stage_wiring import BY, COMMON, HOURS, Stages, asked, setting_of
 from training_assets import DATA, MODEL, announce_model, is_news
 from trigger_form import trigger_form
@@ -37,7 +39,7 @@ from trigger_form import trigger_form
     doc_md=__doc__,
     # New data start it; nothing else that it depends on changes by itself.
     schedule=[DATA],
-    dagrun_timeout=timedelta(hours=24),
+    dagrun_timeout=timedelta(days=5),  # of which a person may take three to approve
     params=trigger_form(),
     tags=["training", "fashion-mnist"],
     **COMMON,
@@ -84,10 +86,17 @@ def fashion_mnist_training() -> None:
         registry=registry,
         name=asked(setting_of("promotion.name")),
     )
+    answer = Approval(
+        task_id="approve",
+        verdict=verdict,
+        wanted=asked(setting_of("promotion.approval")),
+        hours=asked(setting_of("promotion.approval_hours")),
+    ).output
     promoted = stages.one(
         "promote",
         "mlapp.registry.promoter",
         verdict=verdict,
+        answer=answer,
         challenger=challenger,
         data=data,
         registry=registry,

@@ -290,6 +290,8 @@ class Promotion(Section):
     name: str = Field(
         "fashion_mnist", pattern=r"^[a-z][a-z0-9_]{0,39}$", description="name of the model in the registry"
     )
+    approval: bool = Field(False, description="ask a person in Airflow before a model is promoted")
+    approval_hours: float = Field(24.0, gt=0, le=72, description="wait so long for an answer, then it is rejected")
 
 
 class Signing(Section):

@@ -21,6 +21,7 @@ from mlapp.stage import stage
 from mlapp.vetting.intact import intact
 from mlapp.vetting.verdict import Verdict
 
+APPROVED = "approved"
 MODELS = {"int8": "model.int8.tflite", "float32": "model.float32.tflite", "keras": "model.keras"}
 
 
@@ -33,6 +34,7 @@ class PromoterConfig(Promotion):
     results: ResultUris = Field((), description="results of all earlier stages, for the bundle's provenance")
     registry: str = Field("production_models", description="folder or gs:// prefix of promoted bundles")
     by: str | None = Field(None, description="who or what promotes, for the history; unset: the user and the machine")
+    answer: str = Field("", description="what a person said who was asked; empty: nobody was")
     signing: Signing = Signing()
     again: bool = Field(False, description="promote even a bundle that was promoted before and rolled back")
 
@@ -49,6 +51,8 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
         )
     if verdict.decision != "promote":
         return Outcome(headline=f"{verdict.decision}: the registry stays as it is")
+    if config.answer and not config.answer.startswith(APPROVED):
+        return Outcome(headline=f"hold: {config.answer}; the registry stays as it is")
     pointer = Pointer(config.registry, config.name)
     present = pointer.settle()
     champion = manifest_of(config.registry, config.name, present)
@@ -65,7 +69,8 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
             headline=f"hold: {earlier[-1]} was promoted before and rolled back; --again true promotes it again"
         )
     place = pointer.folder / earlier[-1] if earlier else _filed(config, pointer, verdict, vetted, challenger)
-    entry = moves.entry(config.by, vetted.headline, model) | {"verdict": vetted.key}
+    why = "; ".join(filter(None, (vetted.headline, config.answer)))
+    entry = moves.entry(config.by, why, model) | {"verdict": vetted.key}
     pointer.swap(present, verify(place, config.signing).id, entry)
     return _outcome(place, f"promoted {config.name}/{place.name}")
 

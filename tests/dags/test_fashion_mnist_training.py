@@ -14,9 +14,9 @@ from mlapp.schema import Config
 
 CHAIN = [
     *("wanted", "configure", "extract", "validate", "transform", "train", "distill", "prune"),
-    *("choose", "vet", "promote", "announce"),
+    *("choose", "vet", "approve", "promote", "announce"),
 ]
-NOT_TOLD = {"wanted", "announce"}
+NOT_TOLD = {"wanted", "approve", "announce"}
 
 
 @pytest.fixture(scope="module")

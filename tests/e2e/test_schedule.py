@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mlapp.registry.pointer import Pointer
 from mlapp.result import StageResult
 from tests.e2e.standalone import Airflow, standalone
 from tests.e2e.workspace import Workspace
@@ -78,3 +79,23 @@ def test_the_same_data_again_train_nothing_and_a_person_still_may(
     airflow.ask(f"api/v2/dags/{TRAINING}/dagRuns", "POST", now)
     by_hand = airflow.finished(TRAINING, len(trainings) + 1)[-1]
     assert set(airflow.states(by_hand).values()) == {"success"}
+
+
+def test_a_person_is_asked_on_airflows_page_and_the_history_tells_who_approved(
+    airflow: Airflow, scheduled: tuple[dict[str, Any], ...], workspace: Workspace
+) -> None:
+    registry = Pointer(str(workspace.folder / "registry"), "asked")
+    conf = {"promotion.name": registry.folder.name, "promotion.approval": True}
+    run = airflow.ask(f"api/v2/dags/{TRAINING}/dagRuns", "POST", {"logical_date": None, "conf": conf})
+    airflow.until(lambda: airflow.states(run).get("approve") == "awaiting_input", "nobody was asked")
+    instance = f"api/v2/dags/{TRAINING}/dagRuns/{run['dag_run_id']}/taskInstances/approve/-1/hitlDetails"
+    asked = airflow.ask(instance)
+    assert asked["subject"].startswith("Promote? ")
+    assert "| accuracy | " in asked["body"]
+    assert registry.read() is None
+    airflow.ask(instance, "PATCH", {"chosen_options": ["Approve"], "params_input": {}})
+    airflow.until(lambda: airflow.runs(TRAINING)[-1]["state"] in ("success", "failed"), "the run did not go on")
+    assert set(airflow.states(run).values()) == {"success"}
+    [move] = registry.history()
+    assert move["champion"] == registry.read()
+    assert "; approved by " in move["why"]

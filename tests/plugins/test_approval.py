@@ -1,0 +1,93 @@
+"""Who is asked before a promotion, with what evidence, and what comes of the answer."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import TaskAwaitingInput
+from approval import UNDER_DAGS_TEST, Approval
+from registry import chain
+
+from mlapp.registry import promoter
+from mlapp.result import StageResult
+
+
+@pytest.fixture
+def vetted(tmp_path: Any, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any) -> chain.Chain:
+    floors = {"accuracy": 0.5, "class_recall": 0.0}
+    chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2, 4, 6), **floors)
+    return chain.vet(tmp_path, planted_data, planted_teacher, planted_student(0, 2), **floors)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What Airflow was told to ask."""
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "airflow.providers.standard.operators.hitl.upsert_hitl_detail", lambda **given: told.update(given)
+    )
+    return told
+
+
+def task(vetted: chain.Chain, **more: Any) -> Approval:
+    return Approval(task_id="approve", **{"verdict": vetted.vetted.uri, "wanted": "True", "hours": "12", **more})
+
+
+def context(user: str | None = "Ada") -> Any:
+    return {"dag_run": SimpleNamespace(triggering_user_name=user), "task_instance": SimpleNamespace(id="1")}
+
+
+def answer(option: str, user: Any) -> dict[str, Any]:
+    return {"chosen_options": [option], "params_input": {}, "responded_at": None, "responded_by_user": user}
+
+
+def test_a_verdict_to_promote_is_put_to_a_person_with_every_gate(vetted: chain.Chain, asked: dict[str, Any]) -> None:
+    with pytest.raises(TaskAwaitingInput) as waiting:
+        task(vetted).execute(context())
+    assert waiting.value.timeout.total_seconds() == 12 * 3600
+    assert asked["subject"].startswith("Promote? 90.00 % on 2,000 test images")
+    assert (asked["options"], asked["defaults"]) == (["Approve", "Reject"], ["Reject"])
+    assert "Against the champion +10.00 points" in asked["body"]
+    assert all(f"| {gate.name}" in asked["body"] for gate in vetted.verdict.gates)
+
+
+@pytest.mark.parametrize("reason", ["not wanted", "nothing to promote", "dags test"])
+def test_nobody_is_asked_in_vain(
+    vetted: chain.Chain,
+    asked: dict[str, Any],
+    reason: str,
+    tmp_path: Any,
+    planted_data: Any,
+    planted_teacher: Any,
+    planted_student: Any,
+) -> None:
+    if reason == "nothing to promote":
+        vetted = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3), accuracy=0.99)
+    wanted = "False" if reason == "not wanted" else "True"
+    assert task(vetted, wanted=wanted).execute(context(UNDER_DAGS_TEST if reason == "dags test" else "Ada")) == ""
+    assert asked == {}
+
+
+@pytest.mark.parametrize(
+    ("option", "user", "told"),
+    [
+        ("Approve", {"id": "1", "name": "Ada"}, "approved by Ada"),
+        ("Reject", {"id": "1", "name": "Ada"}, "rejected by Ada"),
+        ("Reject", None, "rejected: nobody answered within 12 h"),
+    ],
+)
+def test_the_answer_decides_and_the_history_tells_it(
+    vetted: chain.Chain, tmp_path: Any, planted_data: StageResult, option: str, user: Any, told: str
+) -> None:
+    event = answer(option, user) | {"responded_at": SimpleNamespace(isoformat=lambda: "2026-08-26T12:00:00+00:00")}
+    assert task(vetted).execute_complete(context(), event) == told
+    result = promoter.run(chain.promote_config(tmp_path, planted_data, vetted, answer=told), tmp_path / "promote")
+    moves = promoter.Pointer(str(tmp_path / "registry"), "fashion_mnist").history()
+    if option == "Approve":
+        assert result.headline.startswith("promoted")
+        assert moves[-1]["why"].endswith("; approved by Ada")
+    else:
+        assert result.headline == f"hold: {told}; the registry stays as it is"
+        assert len(moves) == 1
