@@ -1,0 +1,145 @@
+"""What is old goes, what anything younger needs stays, and nothing goes unasked."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlapp import retention, run_record, storage
+from mlapp.errors import UserError
+from mlapp.registry.bundle import Draft, describe, install
+from mlapp.registry.pointer import Pointer
+from mlapp.run_record import StageRecord
+from mlapp.schema import Storage
+
+pytest_plugins = "loopback.fixtures"
+NOW = datetime.now(UTC)
+CUTOFF = NOW - timedelta(days=30)
+
+
+def areas(root: str) -> Storage:
+    return Storage(models=f"{root}/models", experiments=f"{root}/experiments", registry=f"{root}/registry")
+
+
+def work(area: str, key: str, days: float, stage: str = "train") -> str:
+    """A work directory that last changed so many days ago."""
+    place = storage.at(area) / stage / key
+    for name in ("model.keras", "result.json"):
+        storage.write_text(place / name, "content")
+        if storage.is_local(place):
+            age(place / name, days)
+    return str(place)
+
+
+def age(path: Any, days: float) -> None:
+    moment = time.time() - 86_400 * days
+    os.utime(path, (moment, moment))
+
+
+def run(area: str, name: str, days: float, *used: str, **more: Any) -> str:
+    """A run's folder that was configured so many days ago and used these work directories."""
+    began = (NOW - timedelta(days=days)).isoformat(timespec="seconds")
+    for number, place in enumerate(used or ("/nowhere",)):
+        told = {"state": "done", "began": began, "result": f"{place}/result.json", **more}
+        run_record.write(storage.at(area) / name, StageRecord(stage="train", key=f"{number:08d}", **told))
+    return str(storage.at(area) / name)
+
+
+def bundle(pointer: Pointer, content: str, days: float, before: str | None = None, promote: bool = False) -> str:
+    with Draft(pointer.folder) as draft:
+        (draft / "labels.json").write_text(content)
+        about = {"name": "m", "model": "labels.json", "predecessor": before, "created": "2026-08-26"}
+        place = install(draft, describe(draft, **about, data={}, stages={}, history=None), pointer.folder)
+    for path in place.iterdir():
+        age(path, days)
+    if promote:
+        pointer.swap(pointer.read(), place.name, {})
+    return str(place)
+
+
+def test_what_is_old_and_not_needed_is_found(tmp_path: Path) -> None:
+    where = areas(str(tmp_path))
+    used, unused, young = (work(where.models, key * 16, days) for key, days in (("a", 90), ("b", 90), ("c", 1)))
+    old_run = run(where.experiments, "2026-01-01-old", 90, unused, used)
+    run(where.experiments, "2026-11-01-young", 1, used)
+    pointer = Pointer(where.registry, "m")
+    first = bundle(pointer, "one", 90, promote=True)
+    bundle(pointer, "two", 90, before=Path(first).name, promote=True)
+    never, fresh = bundle(pointer, "three", 90), bundle(pointer, "four", 1)
+    found = {(each.kind, str(each.folder)) for each in retention.old(where, CUTOFF)}
+    assert found == {("run", old_run), ("work directory", unused), ("bundle", never)}
+    assert young
+    assert fresh
+
+
+def test_a_run_at_work_and_what_it_uses_are_kept_whatever_their_age(tmp_path: Path) -> None:
+    where = areas(str(tmp_path))
+    used = work(where.models, "a" * 16, 90)
+    run(where.experiments, "2026-01-01-long", 90, used, state="running", process=run_record.this_process())
+    assert retention.old(where, CUTOFF) == []
+
+
+def test_the_predecessor_of_a_bundle_that_is_kept_is_kept(tmp_path: Path) -> None:
+    """Given a history that was begun anew, then the champion's manifest still names where a rollback would go."""
+    where = areas(str(tmp_path))
+    pointer = Pointer(where.registry, "m")
+    first = bundle(pointer, "one", 90, promote=True)
+    bundle(pointer, "two", 90, before=Path(first).name, promote=True)
+    (tmp_path / "registry" / "m" / "HISTORY.jsonl").unlink()
+    assert retention.old(where, CUTOFF) == []
+
+
+def test_nothing_is_removed_from_a_registry_whose_history_was_tampered_with(tmp_path: Path) -> None:
+    where = areas(str(tmp_path))
+    pointer = Pointer(where.registry, "m")
+    bundle(pointer, "one", 90, promote=True)
+    bundle(pointer, "two", 90)
+    path = tmp_path / "registry" / "m" / "HISTORY.jsonl"
+    path.write_text(path.read_text().replace("{", "[", 1))
+    with pytest.raises(UserError, match="is not a history of promotions"):
+        retention.old(where, CUTOFF)
+
+
+def test_folders_that_are_no_work_directories_are_left_alone(tmp_path: Path) -> None:
+    where = areas(str(tmp_path))
+    for name in ("notes", "A" * 16, "a" * 15):
+        work(where.models, name, 900)
+    assert retention.old(where, CUTOFF) == []
+
+
+def test_it_is_shown_first_and_removed_when_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = areas(str(tmp_path))
+    for name in ("models", "experiments", "registry"):
+        monkeypatch.setenv(f"MLAPP_STORAGE__{name.upper()}", str(getattr(where, name)))
+    gone, kept = work(where.models, "a" * 16, 91), work(where.models, "b" * 16, 89)
+    retention.main([])
+    assert gone in capsys.readouterr().out
+    assert Path(gone).exists()
+    retention.main(["--yes"])
+    assert "1 folders, 0.0 MB removed" in capsys.readouterr().out
+    assert (Path(gone).exists(), Path(kept).exists()) == (False, True)
+    retention.main(["--older-than", "80"])
+    assert kept in capsys.readouterr().out
+
+
+def test_in_buckets_it_goes_the_same_way(cloud: dict[str, str]) -> None:
+    where = areas(f"gs://models/{uuid.uuid4().hex}")
+    place = work(where.models, "a" * 16, 0)
+    storage.write_text(storage.at(where.experiments) / "2026-01-01-x" / "config.json", "{}")
+    assert retention.old(where, CUTOFF) == []
+    [each] = retention.old(where, datetime.now(UTC) + timedelta(minutes=1))
+    assert (each.kind, str(each.folder)) == ("work directory", place)
+    retention.remove(each)
+    assert not storage.at(place).exists()
+
+
+def test_without_anything_there_is_nothing_old(tmp_path: Path) -> None:
+    assert retention.old(areas(str(tmp_path / "nowhere")), CUTOFF) == []
