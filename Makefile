@@ -24,7 +24,7 @@ LOCK := $(shell sha256sum $(REQUIREMENTS) | cut -c1-12)
 INSTALLED := .venv/installed-$(LOCK)
 MIGRATED := .airflow/migrated-$(LOCK)
 
-.PHONY: help env run test test-container bench bench-quick deploy
+.PHONY: help env run test fault-test test-container bench bench-quick deploy
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to make
@@ -38,6 +38,9 @@ run: env ## Run a whole DAG, by default the training: data, models, verdict, pro
 
 test: env ## Check style and types, run all tests
 	@source ./env.sh && ruff check . && ruff format --check . && mypy && python -m pytest $(PYTEST_ARGS)
+
+fault-test: env ## Kill stages, promote at once, spoil inputs, and count what does not survive (half an hour)
+	@source ./env.sh && PYTHONPATH="$$PYTHONPATH:$$PWD/tests" exec python -m tests.faults
 
 test-container: env ## Build, push, pull and run the training image with real tools (root, Debian; 10 minutes, 15 GB)
 	@source ./env.sh && exec python -m pytest -s tests/container/e2e_training_image.py

@@ -1,0 +1,93 @@
+"""Kill stages with SIGKILL, at random moments and around their file moves, start them again, compare what they made."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.steps import ROOT, Step, command, outcome, run
+
+# Runs a module, and ends it without a trace around the n-th move of a file.
+KILLER = """
+import os, runpy, signal, sys
+place, when = int(sys.argv.pop(1)), sys.argv.pop(1)
+module, replace, calls = sys.argv.pop(1), os.replace, 0
+def dying(*paths, **more):
+    global calls
+    calls += 1
+    if calls == place and when == "before": os.kill(os.getpid(), signal.SIGKILL)
+    replace(*paths, **more)
+    if calls == place: os.kill(os.getpid(), signal.SIGKILL)
+os.replace = dying
+sys.argv.insert(0, module)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill, and what was wrong after the stage had been started again; empty where nothing was."""
+
+    step: str
+    moment: str
+    wrong: str
+
+
+def at_random(
+    run_in: Path, folder: Path, source: Path, seconds: dict[str, float], points: int, seed: int, steps: list[Step]
+) -> Iterator[Kill]:
+    """``points`` kills of each step, at moments drawn evenly from the time that it takes undisturbed."""
+    draw = random.Random(seed)
+    for step in steps:
+        for number in range(points):
+            moment = draw.uniform(0, seconds[step.name])
+            made = _fresh(folder / f"{step.name}-{number}")
+            line = [sys.executable, "-m", *command(step, run_in, made, source)]
+            process = subprocess.Popen(
+                line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+            try:
+                process.wait(moment)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            yield Kill(step.name, f"after {moment:.2f} s", _after(step, run_in, made, source))
+            shutil.rmtree(made)
+
+
+def around_moves(run_in: Path, folder: Path, source: Path, steps: list[Step], most: int = 50) -> Iterator[Kill]:
+    """A kill before and one after each file that a step moves to its place."""
+    for step in steps:
+        for place in range(1, most):
+            for when in ("before", "after"):
+                made = _fresh(folder / f"{step.name}-{place}-{when}")
+                killed = run(command(step, run_in, made, source), "-c", KILLER, str(place), when)
+                if killed.returncode == 0:
+                    break
+                yield Kill(step.name, f"{when} file move {place}", _after(step, run_in, made, source))
+                shutil.rmtree(made)
+            if killed.returncode == 0:
+                break
+
+
+def _after(step: Step, run_in: Path, made: Path, source: Path) -> str:
+    again = run(command(step, run_in, made, source))
+    if again.returncode:
+        return f"exit code {again.returncode}: {again.stderr.strip()[-300:]}"
+    found, expected = outcome(step, made), outcome(step, run_in)
+    return ", ".join(
+        f"{name}: {found[name]} for {expected[name]}" for name in expected if found[name] != expected[name]
+    )
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
