@@ -32,8 +32,8 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 @dataclass(frozen=True)
-class Kill:
-    """One kill, and what was wrong after the stage had been started again; empty where nothing was."""
+class Fault:
+    """What befell a stage, and what was wrong after it had been started again; empty where nothing was."""
 
     step: str
     moment: str
@@ -42,13 +42,13 @@ class Kill:
 
 def at_random(
     run_in: Path, folder: Path, source: Path, seconds: dict[str, float], points: int, seed: int, steps: list[Step]
-) -> Iterator[Kill]:
+) -> Iterator[Fault]:
     """``points`` kills of each step, at moments drawn evenly from the time that it takes undisturbed."""
     draw = random.Random(seed)
     for step in steps:
         for number in range(points):
             moment = draw.uniform(0, seconds[step.name])
-            made = _fresh(folder / f"{step.name}-{number}")
+            made = fresh(folder / f"{step.name}-{number}")
             line = [sys.executable, "-m", *command(step, run_in, made, source)]
             process = subprocess.Popen(
                 line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -58,26 +58,27 @@ def at_random(
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-            yield Kill(step.name, f"after {moment:.2f} s", _after(step, run_in, made, source))
+            yield Fault(step.name, f"after {moment:.2f} s", after(step, run_in, made, source))
             shutil.rmtree(made)
 
 
-def around_moves(run_in: Path, folder: Path, source: Path, steps: list[Step], most: int = 50) -> Iterator[Kill]:
+def around_moves(run_in: Path, folder: Path, source: Path, steps: list[Step], most: int = 50) -> Iterator[Fault]:
     """A kill before and one after each file that a step moves to its place."""
     for step in steps:
         for place in range(1, most):
             for when in ("before", "after"):
-                made = _fresh(folder / f"{step.name}-{place}-{when}")
+                made = fresh(folder / f"{step.name}-{place}-{when}")
                 killed = run(command(step, run_in, made, source), "-c", KILLER, str(place), when)
                 if killed.returncode == 0:
                     break
-                yield Kill(step.name, f"{when} file move {place}", _after(step, run_in, made, source))
+                yield Fault(step.name, f"{when} file move {place}", after(step, run_in, made, source))
                 shutil.rmtree(made)
             if killed.returncode == 0:
                 break
 
 
-def _after(step: Step, run_in: Path, made: Path, source: Path) -> str:
+def after(step: Step, run_in: Path, made: Path, source: Path) -> str:
+    """Run a step again; what is other than in the undisturbed run, if anything."""
     again = run(command(step, run_in, made, source))
     if again.returncode:
         return f"exit code {again.returncode}: {again.stderr.strip()[-300:]}"
@@ -87,7 +88,8 @@ def _after(step: Step, run_in: Path, made: Path, source: Path) -> str:
     )
 
 
-def _fresh(folder: Path) -> Path:
+def fresh(folder: Path) -> Path:
+    """The folder, empty."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
