@@ -95,7 +95,10 @@ def test_a_few_lines_that_stand_for_a_billion_values_are_refused_at_once(tmp_pat
     file = tmp_path / "bomb.yaml"
     lines = ["a0: &a0 {x: 1}"] + [f"a{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}}}" for n in range(1, 40)]
     file.write_text("\n".join(lines))
-    with pytest.raises(UserError, match="is not YAML: aliases are not taken"):
+    with pytest.raises(UserError, match="is not YAML: its aliases stand for more than 100,000 values"):
+        config.load(str(file), {}, {})
+    file.write_text("a: &a [*a]")
+    with pytest.raises(UserError, match="is not YAML"):
         config.load(str(file), {}, {})
 
 
@@ -203,4 +206,6 @@ def test_an_image_that_would_fill_the_memory_is_refused_before_it_is_decoded(tmp
 
 def test_plain_values_are_read_as_ever() -> None:
     assert plain.from_yaml("a: [1, 2.5, true, null, x]") == {"a": [1, 2.5, True, None, "x"]}
+    assert plain.from_yaml("a: &a [1]\nb: [*a, *a]") == {"a": [1], "b": [[1], [1]]}
+    assert plain.from_yaml("") is None
     assert plain.from_json('{"a": [1]}') == {"a": [1]}
