@@ -112,12 +112,15 @@ def _has_colour(path: Path) -> bool:
 
 
 def _opened(path: Path) -> Image.Image:
+    too_large = f"{path} has more than {MOST_PIXELS:,} pixels: make it smaller"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path)
     except (UnidentifiedImageError, IsADirectoryError) as error:
         raise UserError(f"{path} is not a readable image: mend or remove it") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(too_large) from error
     # In a broken header Pillow's plugins raise what they come upon, as struct.error; only a file has an errno.
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
@@ -125,7 +128,7 @@ def _opened(path: Path) -> Image.Image:
         raise UserError(f"{path} is not a readable image ({error}): mend or remove it") from error
     if image.width * image.height > MOST_PIXELS:
         image.close()
-        raise UserError(f"{path} has {image.width} × {image.height} pixels, over {MOST_PIXELS:,}: make it smaller")
+        raise UserError(too_large)
     return image
 
 

@@ -81,7 +81,7 @@ def test_tasks_hand_on_uris_of_results_and_never_data(workspace, first):
     with sqlite3.connect(workspace.folder / "airflow" / "airflow.db") as database:
         rows = database.execute("select task_id, value from xcom where key = 'return_value'").fetchall()
     values = {task: json.loads(value) for task, value in rows if task not in ("wanted", "widths", "sparsities")}
-    assert {task for task, value in values.items() if value == ""} == {"image", "register", "log_experiment"}
+    assert {task for task, value in values.items() if value == ""} == {"image", "approve", "register", "log_experiment"}
     assert {task for task, value in values.items() if value} == {*STAGES, *SEARCHES, "configure", "summarise"}
     for task in STAGES:
         assert StageResult.load(values[task]).stage == task
