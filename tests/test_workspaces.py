@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tarfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -135,6 +136,18 @@ def test_what_another_machine_removes_meanwhile_is_not_missed(remote: UPath, mon
         patch.setattr(storage, "fetch", gone)
         run(Counting(), str(remote))
     assert (remote / "counted.txt").read_text() == "0 to 3"
+
+
+@pytest.mark.parametrize("name", ["/etc/cron", "../outside", "a/../../outside", "link"])
+def test_nothing_is_unpacked_beside_the_scratch_folder(remote: UPath, tmp_path: Path, name: str) -> None:
+    member = tarfile.TarInfo(name)
+    if name == "link":
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc"
+    with tarfile.open(tmp_path / "kept.tar", "w") as archive:
+        archive.addfile(member)
+    storage.put(tmp_path / "kept.tar", remote / KEPT / "deep" / "numbers.tar")
+    with pytest.raises(UserError, match=f"numbers.tar holds '{name}', which no stage has kept: remove it"):
+        run(Counting(), str(remote))
 
 
 def test_a_work_directory_without_its_bucket_is_told_before_any_work(cloud: dict[str, str]) -> None:
