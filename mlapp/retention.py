@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m mlapp.retention", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--older-than", type=float, default=90, metavar="DAYS", help="what is old (%(default)s days)")
+    parser.add_argument("--older-than", type=days, default=90, metavar="DAYS", help="what is old (%(default)s days)")
     parser.add_argument("--yes", action="store_true", help="remove it")
     arguments = parser.parse_args(argv)
     try:
@@ -56,6 +56,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     sys.stdout.write(f"{_told(found, removed=arguments.yes)}\n")
+
+
+def days(text: str) -> float:
+    """An age from the command line: 0 to 36,500."""
+    age = float(text)
+    if not 0 <= age <= 36_500:
+        raise ValueError
+    return age
 
 
 def old(areas: Storage, cutoff: datetime) -> list[Old]:

@@ -130,6 +130,14 @@ def test_it_is_shown_first_and_removed_when_asked_to(
     assert kept in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("days", ["-1", "nan", "inf", "soon"])
+def test_an_age_that_is_none_is_refused(days: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        retention.main(["--older-than", days, "--yes"])
+    assert ended.value.code == 2
+    assert f"argument --older-than: invalid days value: '{days}'" in capsys.readouterr().err
+
+
 def test_in_buckets_it_goes_the_same_way(cloud: dict[str, str]) -> None:
     where = areas(f"gs://models/{uuid.uuid4().hex}")
     place = work(where.models, "a" * 16, 0)
