@@ -13,7 +13,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from loopback import gcs
@@ -22,6 +22,7 @@ from mlapp.text_table import table
 from tests.faults import disks, inputs, kills, promotions
 from tests.faults.steps import STEPS, reference
 
+Tried = tuple[str, str, int]  # what, what was wrong if anything, how many tries that stands for
 DATASET = Path(__file__).parents[2] / ".cache" / "datasets" / "fashion_mnist"
 
 
@@ -43,36 +44,34 @@ def main() -> None:
 
 
 def counted(folder: Path, arguments: argparse.Namespace) -> int:
-    """Try everything and print the counts; returns how much went wrong."""
-    rows, wrong = [("what", "tried", "survived")], []
+    """Try everything and print the counts, part by part; returns how much went wrong."""
     _tell("an undisturbed run")
     source = prepared(folder)
     seconds = reference(folder / "undisturbed", source)
     given = (folder / "undisturbed", folder / "killed", source)
-    _tell("killing stages at random moments, and around their file moves")
-    killed = [*kills.at_random(*given, seconds, arguments.kills, arguments.seed, STEPS)]
-    killed += kills.around_moves(*given, [step for step in STEPS if step.name in CHEAP])
-    rows += _rows("kill of", ((kill.step, kill.wrong) for kill in killed))
+    cheap = [step for step in STEPS if step.name in CHEAP]
+    _tell("killing stages at random moments")
+    wrong = _told("killed", _faults(kills.at_random(*given, seconds, arguments.kills, arguments.seed, STEPS)))
+    _tell("killing stages around their file moves")
+    wrong += _told("killed at a file move", _faults(kills.around_moves(*given, cheap)))
     _tell("taking their disks away")
-    lost = list(disks.taken_away(*given, STEPS))
-    rows += _rows("disk away from", ((fault.step, fault.wrong) for fault in lost))
-    wrong += [f"{fault.step}, {fault.moment}: {fault.wrong}" for fault in (*killed, *lost) if fault.wrong]
+    wrong += _told("without a disk", _faults(disks.taken_away(*given, STEPS)))
     _tell("promoting at once")
+    wrong += _told("promoted at once", races(folder, arguments.races))
+    _tell("spoiling inputs")
+    spoiled = inputs.spoiled(folder / "inputs", arguments.inputs, arguments.seed)
+    return wrong + _told("spoiled", ((each.kind, each.wrong, 1) for each in spoiled))
+
+
+def races(folder: Path, turns: int) -> Iterator[Tried]:
+    """Twenty processes that promote at one moment, ``turns`` times in each place and manner."""
     with gcs.serving(folder) as environ:
         os.environ.update(environ)
         for place, registry in (("folder", str(folder / "races")), ("bucket", f"gs://models/{uuid.uuid4().hex}")):
             for mode in ("once", "retry"):
-                races = [promotions.race(f"{registry}/{mode}", 20, mode, 20 * turn) for turn in range(arguments.races)]
-                tried, lost = sum(race.tried for race in races), sum(race.lost for race in races)
-                rows.append((f"promotion at once, {place}, {mode}", f"{tried:,}", f"{tried - lost:,}"))
-                wrong += [f"{lost} promotions lost in a {place}, {mode}"] if lost else []
-    _tell("spoiling inputs")
-    spoiled = list(inputs.spoiled(folder / "inputs", arguments.inputs, arguments.seed))
-    rows += _rows("spoiled", ((each.kind, each.wrong) for each in spoiled))
-    wrong += [f"{each.kind}: {each.wrong}" for each in spoiled if each.wrong]
-    sys.stdout.write(f"{table(rows, right=(1, 2))}\n")
-    sys.stdout.write("".join(f"NOT SURVIVED: {line}\n" for line in wrong[:50]))
-    return len(wrong)
+                for turn in range(turns):
+                    race = promotions.race(f"{registry}/{mode}", 20, mode, 20 * turn)
+                    yield f"in a {place}, {mode}", f"{race.lost} lost" if race.lost else "", race.tried
 
 
 # Those that take a second or two: a kill around every one of their file moves is affordable.
@@ -98,12 +97,21 @@ def _tell(what: str) -> None:
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {what}\n")
 
 
-def _rows(what: str, tried: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]:
-    all_of, survived = Counter[str](), Counter[str]()
-    for name, wrong in tried:
-        all_of[name] += 1
-        survived[name] += not wrong
-    return [(f"{what} {name}", f"{all_of[name]:,}", f"{survived[name]:,}") for name in all_of]
+def _faults(faults: Iterable[kills.Fault]) -> Iterator[Tried]:
+    return ((fault.step, fault.wrong and f"{fault.moment}: {fault.wrong}", 1) for fault in faults)
+
+
+def _told(what: str, tried: Iterable[Tried]) -> int:
+    """Print how often each thing was tried and survived, and what was not; returns how much was not."""
+    all_of, survived, lines = Counter[str](), Counter[str](), []
+    for name, wrong, times in tried:
+        all_of[name] += times
+        survived[name] += 0 if wrong else times
+        lines += [f"NOT SURVIVED: {name}: {wrong}"] if wrong else []
+    rows = [(what, "tried", "survived"), *((name, f"{all_of[name]:,}", f"{survived[name]:,}") for name in all_of)]
+    sys.stdout.write("\n".join([table(rows, right=(1, 2)), *lines[:50], "", ""]))
+    sys.stdout.flush()
+    return len(lines)
 
 
 if __name__ == "__main__":
