@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -69,10 +69,10 @@ def days(text: str) -> float:
 def old(areas: Storage, cutoff: datetime) -> list[Old]:
     """Everything that is older than ``cutoff`` and that nothing younger needs."""
     runs = run_history.read_all(areas.experiments) if storage.at(areas.experiments).exists() else []
-    kept = [run for run in runs if not _is_old(run, cutoff)]
-    used = {stage.result.removesuffix(f"/{RESULT}") for run in kept for stage in run.stages}
-    found = [_measured("run", run.folder, run_history.SUMMARY)[0] for run in runs if run not in kept]
-    found += [each for each in _work(areas.models, cutoff) if str(each.folder) not in used]
+    aged = [(run, _is_old(run, cutoff)) for run in runs]
+    used = {stage.result.removesuffix(f"/{RESULT}") for run, gone in aged if not gone for stage in run.stages}
+    found = [_measured("run", run.folder, run_history.SUMMARY)[0] for run, gone in aged if gone]
+    found += _work(areas.models, used, cutoff)
     for name in catalogue.names(areas.registry):
         found += _bundles(Pointer(areas.registry, name), cutoff)
     return found
@@ -89,12 +89,12 @@ def _is_old(run: Run, cutoff: datetime) -> bool:
     return run.when is not None and run.when < cutoff and not at_work
 
 
-def _work(area: str, cutoff: datetime) -> Iterator[Old]:
-    """Work directories, of every stage, in which nothing has changed since."""
+def _work(area: str, used: Set[str], cutoff: datetime) -> Iterator[Old]:
+    """Work directories, of every stage, that are not used and in which nothing has changed since."""
     folder = storage.at(area)
     for stage in folder.iterdir() if folder.is_dir() else ():
         for place in stage.iterdir() if stage.is_dir() else ():
-            if WORK.fullmatch(place.name):
+            if WORK.fullmatch(place.name) and str(place) not in used:
                 each, changed = _measured("work directory", place, RESULT)
                 if changed < cutoff:
                     yield each

@@ -18,6 +18,7 @@ from mlapp.section import Section
 Architecture = Literal["cnn3", "convnet", "deepnet", "poolnet"]
 Trainer = Literal["train", "distill", "baseline"]
 IdxName = Literal["train-images", "train-labels", "t10k-images", "t10k-labels"]
+NAME = r"^[a-z][a-z0-9_]{0,39}$"  # of a data set or a model: it becomes a folder's
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -80,7 +81,7 @@ class Data(Section):
 
     name: str = Field(
         "fashion_mnist",
-        pattern=r"^[a-z][a-z0-9_]{0,39}$",
+        pattern=NAME,
         description="name of the data set; fashion_mnist stands for those exact 70,000 images, so give another source "
         "another name",
     )
@@ -287,9 +288,7 @@ class Selection(Section):
 class Promotion(Section):
     """How a promoted model is filed."""
 
-    name: str = Field(
-        "fashion_mnist", pattern=r"^[a-z][a-z0-9_]{0,39}$", description="name of the model in the registry"
-    )
+    name: str = Field("fashion_mnist", pattern=NAME, description="name of the model in the registry")
     approval: bool = Field(False, description="ask a person in Airflow before a model is promoted")
     approval_hours: float = Field(24.0, gt=0, le=72, description="wait so long for an answer, then it is rejected")
 

@@ -56,10 +56,12 @@ class Approval(ApprovalOperator):  # type: ignore[misc]
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> str:
         """Who answered what; `ApprovalOperator` would skip the promotion, and with it the run's summary."""
+        from mlapp.registry.promoter import APPROVED
+
         answer = HITLOperator.execute_complete(self, context, event)
         user = answer["responded_by_user"]
         name = user["name"] if isinstance(user, dict) else getattr(user, "name", user)
-        told = "approved" if answer["chosen_options"] == [self.APPROVE] else "rejected"
+        told = APPROVED if answer["chosen_options"] == [self.APPROVE] else "rejected"
         self.tell(line := f"{told} by {name}" if name else f"{told}: nobody answered within {self.hours} h")
         return line
 
@@ -70,6 +72,7 @@ class Approval(ApprovalOperator):  # type: ignore[misc]
 
 def evidence(verdict: Verdict) -> str:
     """What a person needs to decide, in Markdown: how it compares, and every gate."""
+    from mlapp.registry.model_card import points
     from mlapp.text_table import number
 
     challenger = verdict.challenger
@@ -88,7 +91,7 @@ def evidence(verdict: Verdict) -> str:
     if verdict.champion and verdict.against_champion:
         gain = verdict.against_champion.difference
         lines[1:1] = [
-            f"Against the champion {100 * gain.value:+.2f} points ({100 * (gain.low or 0):+.2f} to "
-            f"{100 * (gain.high or 0):+.2f}) on {gain.n:,} test images, p = {verdict.against_champion.p_value:.2g}.",
+            f"Against the champion {points(gain)} on {gain.n:,} test images, "
+            f"p = {verdict.against_champion.p_value:.2g}.",
         ]
     return "\n".join(lines)

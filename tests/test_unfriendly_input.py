@@ -26,6 +26,7 @@ from mlapp.registry.bundle import Manifest, describe, verify
 from mlapp.result import StageResult
 from mlapp.schema import Config
 from mlapp.schema_policy import Vetting
+from tests.faults.inputs import MANIFEST
 
 # A folder is made once for all examples of a test: each writes its own files anew.
 ANY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -35,15 +36,6 @@ SETTINGS = [
     f"{section}.{name}" for section, model in Config.model_fields.items() for name in model.annotation.model_fields
 ]
 DEEP = ["[" * 100_000, '{"a":' * 100_000, "a: " + "[" * 20_000]
-MANIFEST = {
-    "name": "m",
-    "files": {"labels.json": {"sha256": "0" * 64, "bytes": 2}},
-    "model": "labels.json",
-    "predecessor": None,
-    "created": "2026-08-26",
-    "data": {},
-    "stages": {},
-}
 
 
 def told(attempt: Callable[[], Any]) -> Any:

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,9 @@ STEMS: dict[str, tuple[IdxName, IdxName]] = {
 }
 CHUNK = 256
 MOST_PIXELS = 40_000_000  # of one image: a file of some kilobytes can decode to gigabytes
+TOO_LARGE = f"{{}} has more than {MOST_PIXELS:,} pixels: make it smaller"
+# Pillow warns of images that are refused here, which are opened in threads, where no filter can be set for a while.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Labelled(NamedTuple):
@@ -112,34 +116,33 @@ def _has_colour(path: Path) -> bool:
 
 
 def _opened(path: Path) -> Image.Image:
-    too_large = f"{path} has more than {MOST_PIXELS:,} pixels: make it smaller"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-    except (UnidentifiedImageError, IsADirectoryError) as error:
-        raise UserError(f"{path} is not a readable image: mend or remove it") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(too_large) from error
-    # In a broken header Pillow's plugins raise what they come upon, as struct.error; only a file has an errno.
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise UserError(f"{path} is not a readable image ({error}): mend or remove it") from error
+    with _readable(path):
+        image = Image.open(path)
     if image.width * image.height > MOST_PIXELS:
         image.close()
-        raise UserError(too_large)
+        raise UserError(TOO_LARGE.format(path))
     return image
 
 
-def _decoded(path: Path, shape: tuple[int, ...]) -> bytes:
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What Pillow says of a broken image in one line; a file that vanished is no broken image."""
     try:
-        with _opened(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB" if len(shape) == 3 else "L")
-    except Exception as error:  # of broken pixels, likewise
+        yield
+    except (UnidentifiedImageError, IsADirectoryError) as error:
+        raise UserError(f"{path} is not a readable image: mend or remove it") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(TOO_LARGE.format(path)) from error
+    # Pillow's plugins raise what they come upon, as struct.error; only a file has an errno.
+    except Exception as error:
         if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno):
             raise
         raise UserError(f"{path} is not a readable image ({error}): mend or remove it") from error
+
+
+def _decoded(path: Path, shape: tuple[int, ...]) -> bytes:
+    with _readable(path), _opened(path) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB" if len(shape) == 3 else "L")
     if upright.size != (shape[1], shape[0]):
         upright = upright.resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
     return upright.tobytes()

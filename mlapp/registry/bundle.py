@@ -18,13 +18,13 @@ from upath import UPath
 from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.registry import signature
+from mlapp.registry.pointer import BUNDLE_ID
 from mlapp.result import Record
-from mlapp.schema import Signing
+from mlapp.schema import NAME, Signing
 
 MANIFEST = "manifest.json"
 ABANDONED_S = 3600.0
-# Names that a manifest may hold: none of them leads out of the bundle's folder.
-NAME, FILE, BUNDLE = r"^[a-z][a-z0-9_]{0,39}$", r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", r"^[0-9a-f]{12}$"
+FILE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 UNSIGNED = Signing()
 
 
@@ -36,12 +36,12 @@ class File(Record):
 
 
 class Manifest(Record):
-    """What a bundle holds and what it came from."""
+    """What a bundle holds and what it came from; none of its names leads out of the bundle's folder."""
 
     name: str = Field(pattern=NAME)
     files: dict[Annotated[str, Field(pattern=FILE)], File]
     model: str
-    predecessor: str | None = Field(pattern=BUNDLE)
+    predecessor: str | None = Field(pattern=f"^{BUNDLE_ID.pattern}$")
     created: str
     data: dict[str, Any]
     stages: dict[str, dict[str, str]]

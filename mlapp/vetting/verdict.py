@@ -16,7 +16,7 @@ from mlapp.policy import Policy, policy_of
 from mlapp.registry.bundle import Manifest, verify
 from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Input, Metric, Outcome, Record, ResultUri, StageResult
-from mlapp.schema import Signing
+from mlapp.schema import NAME, Signing
 from mlapp.schema_policy import Vetting
 from mlapp.stage import stage
 from mlapp.text_table import percent
@@ -33,9 +33,7 @@ class VetConfig(Vetting):
     data: ResultUri = Field(description="result of image_etl")
     baseline: ResultUri | None = Field(None, description="result of xgboost_trainer, to compare the challenger with")
     registry: str = Field("production_models", description="folder or gs:// prefix of promoted bundles")
-    name: str = Field(
-        "fashion_mnist", pattern=r"^[a-z][a-z0-9_]{0,39}$", description="name of the model in the registry"
-    )
+    name: str = Field("fashion_mnist", pattern=NAME, description="name of the model in the registry")
     signing: Signing = Signing()
     champion: Annotated[str | None, Input()] = Field(
         None, description="manifest.json of the champion to compare with; default: the registry's"

@@ -34,7 +34,6 @@ MANIFEST = {
     "created": "2026-08-26",
     "data": {},
     "stages": {},
-    "history": None,
 }
 RESULT = {"stage": "train", "key": "k", "headline": "", "config": {}, "inputs": {}, "artifacts": {}, "metrics": {}}
 LINES = history.appended(history.appended("", {"champion": "0" * 12}), {"champion": "1" * 12})
@@ -109,7 +108,7 @@ KINDS: dict[str, tuple[bytes, Take]] = {
         json.dumps(RESULT).encode(),
         lambda content, folder: StageResult.load(_written(content, folder / "result.json")),
     ),
-    "manifest": (json.dumps(MANIFEST).encode(), _bundle),
+    "manifest": (json.dumps({**MANIFEST, "history": None}).encode(), _bundle),
     "history": (LINES.encode(), lambda content, _: history.moves(_text(content), "HISTORY.jsonl")),
     "TF_CONFIG": (
         b'{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 0}}',

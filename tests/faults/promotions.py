@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,16 +19,16 @@ from mlapp.errors import UserError
 from mlapp.registry.pointer import Pointer
 registry, new, mode = sys.argv[1:]
 pointer = Pointer(registry, "m")
-present, won = pointer.read(), False
+present, told = pointer.read(), ""
 print("ready", flush=True)
 sys.stdin.readline()
-while not won:
+while not told:
     try:
         pointer.swap(present if mode == "once" else pointer.read(), new, {"by": new})
-        won = True
-    except UserError:
-        if mode == "once": break
-print("won" if won else "lost")
+        told = "won"
+    except UserError as error:
+        if mode == "once": told = error
+print(told)
 """
 
 
@@ -44,6 +45,17 @@ def race(registry: str, racers: int, mode: str, first: int = 0) -> Race:
     pointer = Pointer(registry, NAME)
     before = len(pointer.history())
     ids = [f"{first + number:012x}" for number in range(racers)]
+    won = [each for each, said in zip(ids, raced(registry, ids, mode), strict=True) if said == "won"]
+    moves = pointer.history()[before:]
+    told = [move["champion"] for move in moves]
+    chained = all(earlier["champion"] == later["before"] for earlier, later in pairwise(moves))
+    expected = 1 if mode == "once" else racers
+    good = len(won) == expected and sorted(told) == sorted(won) and chained and pointer.read() == told[-1]
+    return Race(racers, 0 if good else max(1, abs(expected - len(told))))
+
+
+def raced(registry: str, ids: Sequence[str], mode: str) -> list[str]:
+    """Have a process for each of these bundles promote it, all at one moment; ``won``, or the error, of each."""
     started = [
         subprocess.Popen(
             [sys.executable, "-Wignore", "-c", RACER, registry, each, mode],
@@ -61,10 +73,4 @@ def race(registry: str, racers: int, mode: str, first: int = 0) -> Race:
         assert process.stdin
         process.stdin.write("go\n")
         process.stdin.flush()
-    won = [each for each, process in zip(ids, started, strict=True) if "won" in process.communicate(timeout=300)[0]]
-    moves = pointer.history()[before:]
-    told = [move["champion"] for move in moves]
-    chained = all(earlier["champion"] == later["before"] for earlier, later in pairwise(moves))
-    expected = 1 if mode == "once" else racers
-    good = len(won) == expected and sorted(told) == sorted(won) and chained and pointer.read() == told[-1]
-    return Race(racers, 0 if good else max(1, abs(expected - len(told))))
+    return [process.communicate(timeout=300)[0].strip() for process in started]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,24 +17,9 @@ from mlapp.registry import promoter
 from mlapp.registry.bundle import verify
 from mlapp.registry.pointer import HISTORY, POINTER, Pointer
 from mlapp.result import StageResult
+from tests.faults.promotions import raced
 
 pytest_plugins = "loopback.fixtures"
-ROOT = Path(__file__).parents[2]
-RACER = """
-import sys
-from mlapp.errors import UserError
-from mlapp.registry.pointer import Pointer
-registry, new = sys.argv[1:]
-pointer = Pointer(registry, "m")
-present = pointer.read()
-print("ready", flush=True)
-sys.stdin.readline()
-try:
-    pointer.swap(present, new, {})
-    print("won")
-except UserError as error:
-    print(error)
-"""
 
 
 @pytest.fixture
@@ -105,24 +88,7 @@ def test_of_threads_that_promote_at_once_one_wins_each_time(registry: str) -> No
 
 
 def test_of_processes_that_promote_at_once_one_wins(registry: str, cloud: dict[str, str]) -> None:
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-Wignore", "-c", RACER, registry, bundle(number)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(4)
-    ]
-    for racer in racers:
-        assert racer.stdout
-        assert racer.stdout.readline() == "ready\n"
-    for racer in racers:
-        assert racer.stdin
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
-    told = [racer.communicate(timeout=60)[0].strip() for racer in racers]
+    told = raced(registry, [bundle(number) for number in range(4)], "once")
     assert told.count("won") == 1
     assert sum("the champion changed meanwhile" in line for line in told) == 3
     assert Pointer(registry, "m").read() == bundle(told.index("won"))
