@@ -74,8 +74,8 @@ def table(results: list[StageResult], started: datetime | None, run: str) -> str
     promoted = by_stage.get("promote")
     if promoted:
         told.append(f"registry    {promoted.headline.split(';')[0]}")
-        if "manifest" in promoted.artifacts:
-            told.append(f"bundle      {promoted.artifact('manifest').parent}")
+        if "model_card" in promoted.artifacts:
+            told.append(f"bundle      {promoted.artifact('model_card').parent}")
             told.append(f"model card  {promoted.artifact('model_card')}")
     return "\n".join(told) + "\n"
 

@@ -73,7 +73,6 @@ class Approval(ApprovalOperator):  # type: ignore[misc]
 def evidence(verdict: Verdict) -> str:
     """What a person needs to decide, in Markdown: how it compares, and every gate."""
     from mlapp.registry.model_card import points
-    from mlapp.text_table import number
 
     challenger = verdict.challenger
     lines = [
@@ -82,11 +81,7 @@ def evidence(verdict: Verdict) -> str:
         "",
         "| gate | value | bound | |",
         "|---|---|---|---|",
-        *(
-            f"| {gate.name}{f' ({gate.detail})' if gate.detail else ''} | {number(gate.value)} | {gate.relation} "
-            f"{number(gate.bound)} | {'passed' if gate.passed else '**missed**'} |"
-            for gate in verdict.gates
-        ),
+        *(f"| {' | '.join(gate.cells)} |" for gate in verdict.gates),
     ]
     if verdict.champion and verdict.against_champion:
         gain = verdict.against_champion.difference

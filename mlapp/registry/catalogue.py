@@ -14,7 +14,8 @@ from mlapp.registry.bundle import MANIFEST, UNSIGNED, Manifest, verify
 from mlapp.registry.pointer import BUNDLE_ID, HISTORY, POINTER, Pointer
 from mlapp.result import Metric
 from mlapp.schema import Signing
-from mlapp.text_table import interval, number, percent, table
+from mlapp.text_table import interval, percent, table
+from mlapp.vetting import gates
 
 FIGURES = {
     "accuracy": "test accuracy",
@@ -93,7 +94,7 @@ def shown(entry: Entry) -> str:
         f"{scored['bytes']:,} bytes, {scored['latency_us']['value']:.0f} µs",
         f"test accuracy {percent(accuracy)} ({interval(accuracy)}, n = {accuracy.n:,})",
         "",
-        table([("gate", "value", "bound", ""), *(_gate(gate) for gate in entry.verdict["gates"])], right=(1,)),
+        gates.listed(gates.Gate(**gate) for gate in entry.verdict["gates"]),
         "",
         *(f"{move['at'][:16]}  {move.get('by', '–')}: {move.get('why', '–')}" for move in entry.moves),
     ]
@@ -147,16 +148,6 @@ def _entry(place: UPath, champion: str | None, moves: list[dict[str, Any]]) -> E
     own = [move for move in moves if move["champion"] == place.name]
     former = "former champion" if own else "never champion"
     return Entry(manifest, verdict, "champion" if place.name == champion else former, own)
-
-
-def _gate(gate: dict[str, Any]) -> tuple[str, str, str, str]:
-    told = f"{gate['name']} ({gate['detail']})" if gate["detail"] else gate["name"]
-    return (
-        told,
-        number(gate["value"]),
-        f"{gate['relation']} {number(gate['bound'])}",
-        "passed" if gate["passed"] else "FAILED",
-    )
 
 
 def _origins(first: Manifest, second: Manifest) -> list[str]:

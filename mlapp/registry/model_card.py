@@ -17,7 +17,7 @@ from mlapp import storage
 from mlapp.registry.reproduction import command
 from mlapp.registry.training_cost import Cost, cost
 from mlapp.result import Metric, StageResult
-from mlapp.text_table import interval, number, percent
+from mlapp.text_table import interval, percent
 from mlapp.vetting.near_duplicates import CORRELATION
 from mlapp.vetting.verdict import Verdict
 
@@ -47,7 +47,6 @@ def write(
         "interval": interval,
         "points": points,
         "moment": moment,
-        "bound": number,
         "seconds": seconds,
     }
     candidates = _candidates(stages)

@@ -21,7 +21,7 @@ from mlapp.stage import stage
 from mlapp.vetting.intact import intact
 from mlapp.vetting.verdict import Verdict
 
-APPROVED = "approved"
+APPROVED, CARD = "approved", "MODEL_CARD.md"
 MODELS = {"int8": "model.int8.tflite", "float32": "model.float32.tflite", "keras": "model.keras"}
 
 
@@ -49,11 +49,11 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
         raise UserError(
             f"the verdict {vetted.uri} is of another model or of other data: give the --challenger and --data it vetted"
         )
-    if verdict.decision != "promote":
-        return Outcome(headline=f"{verdict.decision}: the registry stays as it is")
-    if config.answer and not config.answer.startswith(APPROVED):
-        return Outcome(headline=f"hold: {config.answer}; the registry stays as it is")
     pointer = Pointer(config.registry, config.name)
+    if verdict.decision != "promote":
+        return _unchanged(pointer, verdict.decision)
+    if config.answer and not config.answer.startswith(APPROVED):
+        return _unchanged(pointer, f"hold ({config.answer})")
     present = pointer.settle()
     champion = manifest_of(config.registry, config.name, present)
     if champion and Manifest.load(champion).model_sha256 == model:
@@ -155,8 +155,20 @@ def _data(dataset: Dataset) -> dict[str, Any]:
     return {"description": dataset.description, "sha256": digests}
 
 
+def _unchanged(pointer: Pointer, why: str) -> Outcome:
+    """Nothing was promoted: which champion stays, and where its card lies."""
+    champion = pointer.read()
+    if champion is None:
+        return Outcome(headline=f"{why}: there still is no champion")
+    card = pointer.folder / champion / CARD
+    return Outcome(
+        artifacts={"model_card": str(card)},
+        headline=f"{why}: {pointer.folder.name}/{champion} stays the champion; {card}",
+    )
+
+
 def _outcome(place: Any, told: str) -> Outcome:
-    card = place / "MODEL_CARD.md"
+    card = place / CARD
     return Outcome(artifacts={"manifest": str(place / MANIFEST), "model_card": str(card)}, headline=f"{told}; {card}")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from mlapp.policy import AT_LEAST, Policy
 from mlapp.result import Record
 from mlapp.schema_policy import Bound, Measure
+from mlapp.text_table import number, table
 
 Decision = Literal["promote", "hold", "reject"]
 
@@ -49,6 +50,18 @@ class Gate(Record):
     passed: bool
     on_failure: Literal["reject", "hold", "note"]
     detail: str = ""
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """A line of a table for people: what was measured, its value, the bound, and what came of it."""
+        told = f"{self.name} ({self.detail})" if self.detail else self.name
+        outcome = "passed" if self.passed else f"missed: {self.on_failure}"
+        return told, number(self.value), f"{self.relation} {number(self.bound)}", outcome
+
+
+def listed(gates: Iterable[Gate]) -> str:
+    """All gates as a table in plain text."""
+    return table([("gate", "value", "bound", ""), *(gate.cells for gate in gates)], right=(1,))
 
 
 def gates(policy: Policy, measured: Mapping[Measure, Measured]) -> list[Gate]:

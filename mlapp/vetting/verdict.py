@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +22,11 @@ from mlapp.schema_policy import Vetting
 from mlapp.stage import stage
 from mlapp.text_table import percent
 from mlapp.vetting.evidence import Comparison, Model, Scored, Scores, class_inferiority, compare, measures, scored
-from mlapp.vetting.gates import Decision, Gate, decide, gates
+from mlapp.vetting.gates import Decision, Gate, decide, gates, listed
 from mlapp.vetting.intact import intact
 from mlapp.vetting.near_duplicates import near_duplicates
+
+log = logging.getLogger("mlapp")
 
 
 class VetConfig(Vetting):
@@ -115,6 +118,8 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
         data=dataset.result.digest(),
         champion_before=champion[0] if champion else None,
     )
+    for line in listed(passed).splitlines():
+        log.info("%s", line)
     storage.write_text(workdir / "verdict.json", verdict.model_dump_json(indent=2) + "\n")
     with storage.atomic_file(workdir / "predictions.npy") as draft, draft.open("wb") as stream:
         answers = [scores[model.who].argmax(-1) for model in models]
@@ -139,8 +144,8 @@ def headline(verdict: Verdict) -> str:
     told += f" (teacher {percent(verdict.teacher.accuracy)}"
     told += f", baseline {percent(verdict.baseline.accuracy)}" if verdict.baseline else ""
     told += f", champion {percent(verdict.champion.accuracy)})" if verdict.champion else ", no champion yet)"
-    failed = [gate.name for gate in verdict.gates if not gate.passed]
-    return told + (f"; failed: {', '.join(failed)}" if failed else "")
+    missed = [gate.name for gate in verdict.gates if not gate.passed]
+    return told + (f"; missed: {', '.join(missed)}" if missed else "")
 
 
 def _champion(uri: str | None, keys: Signing, dataset: Dataset) -> tuple[str, Path] | None:

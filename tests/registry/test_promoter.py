@@ -158,12 +158,21 @@ def test_without_promotion_the_registry_stays_as_it_is(
     settings: dict[str, Any],
     decision: str,
 ) -> None:
-    chain.run(tmp_path, planted_data, planted_teacher, planted_student(3))
+    champion = chain.run(tmp_path, planted_data, planted_teacher, planted_student(3)).promoted.artifact("model_card")
     before = tree(tmp_path)
     other = chain.run(tmp_path, planted_data, planted_teacher, planted_student(5), **settings)
-    assert other.promoted.headline == f"{decision}: the registry stays as it is"
-    assert other.promoted.artifacts == {}
+    told = f"{decision}: fashion_mnist/{champion.parent.name} stays the champion; {champion}"
+    assert other.promoted.headline == told
+    assert list(other.promoted.artifacts) == ["model_card"]
     assert tree(tmp_path) == before
+
+
+def test_a_first_challenger_that_is_rejected_leaves_no_champion(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    alone = chain.run(tmp_path, planted_data, planted_teacher, planted_student(3), accuracy=0.99)
+    assert alone.promoted.headline == "reject: there still is no champion"
+    assert alone.promoted.artifacts == {}
 
 
 def test_a_second_promotion_names_its_predecessor_and_the_history_tells_both(

@@ -112,6 +112,21 @@ def test_what_misses_a_gate_that_is_only_noted_is_promoted_and_told(against_cham
     assert "most recall lost by a class" in failed(found)
 
 
+def test_every_gate_is_told_with_its_value_and_bound(
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    planted_data: StageResult,
+    planted_teacher: StageResult,
+    planted_student: Any,
+) -> None:
+    with caplog.at_level("INFO", "mlapp"):
+        found = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3), accuracy=0.96).verdict
+    lines = [" ".join(line.split()) for line in caplog.messages]
+    assert "accuracy 0.95 >= 0.96 missed: reject" in lines
+    assert "lowest recall of a class (class b) 0.5 >= 0.5 passed" in lines
+    assert len([line for line in lines if line.endswith((" passed", ": reject", ": hold"))]) == len(found.gates)
+
+
 def test_challenger_and_champion_are_scored_on_the_same_corrupted_images(against_champion: Any) -> None:
     found = against_champion(0, 2, 4)
     for model in (found.challenger, found.champion):
