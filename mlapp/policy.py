@@ -21,6 +21,11 @@ AT_LEAST = {
     *("accuracy", "accuracy_apart", "class_recall", "corrupted_accuracy"),
     *("champion_worse_p", "champion_gain_apart", "baseline_worse_p"),
 }
+# Only these may go without being measured: where there is no champion yet.
+AGAINST_CHAMPION = {
+    *("champion_worse_p", "champion_better_p", "champion_gain_apart"),
+    *("class_recall_drop", "class_inferior_p", "corrupted_accuracy_drop", "churn"),
+}
 
 
 def policy_of(settings: Vetting) -> Policy:

@@ -102,7 +102,7 @@ def _work(area: str, used: Set[str], cutoff: datetime) -> Iterator[Old]:
 
 def _bundles(pointer: Pointer, cutoff: datetime) -> Iterator[Old]:
     """Bundles that nothing names; a `UserError`, before anything is removed, where pointer or history are damaged."""
-    named = {pointer.settle(), *(bundle for move in pointer.history() for bundle in (move["champion"], move["before"]))}
+    named = {pointer.read(), *(bundle for move in pointer.history() for bundle in (move["champion"], move["before"]))}
     places = {path.name: path for path in pointer.folder.iterdir() if BUNDLE_ID.fullmatch(path.name)}
     named |= {Manifest.load(places[bundle] / MANIFEST).predecessor for bundle in named & places.keys()}
     for name in sorted(places.keys() - named):

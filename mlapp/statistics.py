@@ -84,7 +84,8 @@ def inferiority(paired: Paired, margin: float) -> float:
     n, least = paired.n, -margin
     # Of all pairs of probabilities (only the first right, only the second) that differ by the margin, the likeliest.
     linear = -paired.b - paired.c + (2 * n - paired.b + paired.c) * least
-    root = np.sqrt(linear**2 + 8 * n * paired.c * least * (1 - least))
+    # Never negative but by rounding, where all of a loss that is larger than the margin is one-sided.
+    root = np.sqrt(max(0.0, linear**2 + 8 * n * paired.c * least * (1 - least)))
     only_second = (root - linear) / (4 * n)
     variance = n * (2 * only_second + least * (1 - least))
     return float(norm.sf((paired.b - paired.c - n * least) / np.sqrt(variance)))

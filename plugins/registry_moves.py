@@ -9,7 +9,10 @@ ASKED = ("action", "bundle", "why")
 
 
 def move(conf: str, by: str) -> str:
-    """Promote or roll back, as a run's form asks; returns the new champion's bundle. ``by`` goes into the history."""
+    """Promote or roll back, as a run's form asks; returns the new champion's bundle.
+
+    ``by`` names this very run, so that a second try does not move once more; it goes into the history.
+    """
     from stage_operator import BadInput
 
     from mlapp import storage
@@ -26,7 +29,7 @@ def move(conf: str, by: str) -> str:
         settings = resolve(DEFAULT_PRESET, given)
         with storage.explained():
             registry, name, keys = settings.storage.registry, settings.promotion.name, settings.signing
-            former, new = rollback(registry, name, bundle, by=by, why=why, keys=keys)
+            former, new = rollback(registry, name, bundle, by=by, why=why, request=by, keys=keys)
     except UserError as error:
         raise BadInput(str(error)) from error
     log.info("%s: the champion is %s, before it was %s", name, new, former)

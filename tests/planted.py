@@ -1,7 +1,8 @@
 """Classifiers with planted errors, and the results of stages that would have made them.
 
 Every image tells its class in one pixel and its group in another; there are 20 groups, two for each class, 5 % of the
-images each. A planted model errs on exactly the groups it is told to, so its accuracy and recalls are known.
+images each. A planted model errs on exactly the groups it is told to, so its accuracy and recalls are known. The other
+pixels are noise that models do not look at, so that no image is nearly another.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from mlapp.dataset import SPLITS, Split
 from mlapp.result import Artifact, Metric, StageResult
 
 CLASSES = tuple(f"class {letter}" for letter in "abcdefghij")
-SIDE, GROUP_PIXELS = 8, 10
+SIDE, GROUP_PIXELS, NOISE_PIXELS = 8, 10, 30
 
 
-def images(n: int) -> Split:
+def images(n: int, seed: int = 0) -> Split:
     """``n`` images, balanced over classes and groups."""
     labels = (np.arange(n) % 10).astype(np.uint8)
     groups = 2 * labels + (np.arange(n) // 10) % 2
     pixels = np.zeros((n, SIDE * SIDE), np.uint8)
+    pixels[:, NOISE_PIXELS:] = np.random.default_rng(seed).integers(0, 256, (n, SIDE * SIDE - NOISE_PIXELS))
     pixels[np.arange(n), labels] = 200
     pixels[np.arange(n), GROUP_PIXELS + groups] = 200
     return Split(pixels.reshape(n, SIDE, SIDE, 1), labels)
@@ -68,12 +70,12 @@ def result(folder: Path, stage: str, artifacts: dict[str, Path], key: str = "") 
     return made
 
 
-def data(folder: Path, n: int = 2000, classes: tuple[str, ...] = CLASSES) -> StageResult:
-    """A transform result with ``n`` images in every split."""
+def data(folder: Path, n: int = 2000, classes: tuple[str, ...] = CLASSES, leaked: bool = False) -> StageResult:
+    """A transform result with ``n`` images in every split, the same in each if they are ``leaked``."""
     folder.mkdir(parents=True, exist_ok=True)
     artifacts, splits = {}, {}
-    for name in SPLITS:
-        split, sha256 = images(n), {}
+    for seed, name in enumerate(SPLITS):
+        split, sha256 = images(n, 0 if leaked else seed), {}
         for kind, array in (("images", split.images), ("labels", split.labels)):
             path = artifacts[f"{name}_{kind}"] = folder / f"{name}_{kind}.npy"
             np.save(path, array)

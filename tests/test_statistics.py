@@ -56,6 +56,14 @@ def test_inferiority_is_the_score_test_at_the_likeliest_shares_on_the_margin(b: 
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-12)
 
 
+@pytest.mark.parametrize("margin", [0.01, 0.05, 0.1])
+def test_inferiority_is_a_probability_for_any_counts(margin: float) -> None:
+    """Given that all of a loss is one-sided, then rounding must not make a p-value that is no number."""
+    for n in (20, 100, 294, 1000):
+        for c in range(n + 1):
+            assert 0 <= statistics.inferiority(Paired(both=n - c, b=0, c=c, neither=0), margin) <= 1
+
+
 def test_inferiority_keeps_its_level_at_the_margin_and_has_power_for_equal_models() -> None:
     def shown(only_first: float, only_second: float) -> float:
         shares = [only_first, only_second, 0.85, 0.15 - only_first - only_second]

@@ -6,6 +6,7 @@ BUNDLE is a bundle's id; in show and diff it may be cut short, and is the champi
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from mlapp.errors import UserError
 from mlapp.registry import catalogue, moves, signature
 from mlapp.registry.bundle import MANIFEST, verify
 from mlapp.registry.pointer import Pointer
+from mlapp.schema import NAME
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         settings = configuration.load()
         arguments.registry = arguments.registry or settings.storage.registry
-        arguments.name = arguments.name or settings.promotion.name
+        arguments.name = _name(arguments.name or settings.promotion.name)
         arguments.keys = settings.signing
         with storage.explained():
             told = arguments.command(arguments)
@@ -68,6 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
         commands.choices[name].add_argument("--why", default="by hand", help="for the history (%(default)s)")
         commands.choices[name].add_argument("--by", help="for the history; default: the user and the machine")
     return parser
+
+
+def _name(given: str) -> str:
+    """A model's name, which becomes a folder's."""
+    if not re.fullmatch(NAME, given):
+        raise UserError(f"{given!r} is no model's name: give small letters, digits and underscores")
+    return given
 
 
 def listed(arguments: argparse.Namespace) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,12 +18,11 @@ from upath import UPath
 from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.registry import signature
-from mlapp.registry.pointer import BUNDLE_ID
+from mlapp.registry.pointer import BUNDLE_ID, LOCK
 from mlapp.result import Record
 from mlapp.schema import NAME, Signing
 
 MANIFEST = "manifest.json"
-ABANDONED_S = 3600.0
 FILE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 UNSIGNED = Signing()
 
@@ -54,9 +53,14 @@ class Manifest(Record):
         return self
 
     @property
+    def digest(self) -> str:
+        """SHA-256 over all that the manifest says, and so over the content of every file."""
+        return hashlib.sha256(self.model_dump_json(exclude_unset=True).encode()).hexdigest()
+
+    @property
     def id(self) -> str:
-        """Twelve hex digits over all that the manifest says, and so over the content of every file."""
-        return hashlib.sha256(self.model_dump_json(exclude_unset=True).encode()).hexdigest()[:12]
+        """The digest's first twelve digits, which name the bundle's folder; the history holds all of it."""
+        return self.digest[:12]
 
     @property
     def model_sha256(self) -> str:
@@ -145,19 +149,39 @@ class Draft:
     """
 
     def __init__(self, bundles: UPath) -> None:
-        parent = Path(bundles.path) if storage.is_local(bundles) else None
-        if parent:
-            parent.mkdir(parents=True, exist_ok=True)
+        self.handle = None
+        if not storage.is_local(bundles):
+            self.folder = Path(tempfile.mkdtemp(prefix=".draft-"))
+            return
+        parent = Path(bundles.path)
+        parent.mkdir(parents=True, exist_ok=True)
+        with (parent / LOCK).open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
             for left in parent.glob(".draft-*"):
-                if time.time() - left.stat().st_mtime > ABANDONED_S:
+                if (handle := _held(left)) is not None:  # nobody works in it any more
                     shutil.rmtree(left)
-        self.folder = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
+                    os.close(handle)
+            self.folder = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
+            self.handle = _held(self.folder)
 
     def __enter__(self) -> Path:
         return self.folder
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.handle is not None:
+            os.close(self.handle)
+
+
+def _held(folder: Path) -> int | None:
+    """A handle of a folder that is locked as long as it is open; None where another process has one."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

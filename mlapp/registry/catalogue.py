@@ -9,7 +9,7 @@ from upath import UPath
 
 from mlapp import plain, storage
 from mlapp.errors import UserError
-from mlapp.registry import history
+from mlapp.registry import history, signature
 from mlapp.registry.bundle import MANIFEST, UNSIGNED, Manifest, verify
 from mlapp.registry.pointer import BUNDLE_ID, HISTORY, POINTER, Pointer
 from mlapp.result import Metric
@@ -54,7 +54,7 @@ def entries(registry: str, name: str, start: str = "") -> list[Entry]:
     pointer = Pointer(registry, name)
     champion, moves = pointer.read(), pointer.history()
     order = list(dict.fromkeys(move["champion"] for move in reversed(moves)))
-    present = {path.name for path in pointer.folder.iterdir() if BUNDLE_ID.fullmatch(path.name)}
+    present = _bundles(pointer)
     ids = [bundle for bundle in order if bundle in present] + sorted(present - set(order))
     return [_entry(pointer.folder / bundle, champion, moves) for bundle in ids if bundle.startswith(start)]
 
@@ -128,15 +128,39 @@ def damage(registry: str, name: str, keys: Signing = UNSIGNED) -> list[str]:
         return [str(error)]
     if (last := moves[-1]["champion"] if moves else None) != champion:
         found.append(f"the pointer names {champion}, the history ends with {last}: run the promotion again, or restore")
-    for place in sorted(pointer.folder.iterdir(), key=lambda path: path.name):
-        if BUNDLE_ID.fullmatch(place.name):
-            try:
-                if not history.holds(text, verify(place, keys).history):
-                    found.append(f"{pointer.folder} lacks the history that bundle {place.name} followed: restore it")
-            except UserError as error:
-                found.append(str(error))
-    gone = {move["champion"] for move in moves} - {place.name for place in pointer.folder.iterdir()}
+    present = _bundles(pointer)
+    for bundle in sorted(present):
+        try:
+            found += _wrong(pointer, verify(pointer.folder / bundle, keys), text, moves)
+        except UserError as error:
+            found.append(str(error))
+    if keys.public_key and moves:
+        try:
+            what = f"the last line of {pointer.folder / HISTORY}"
+            signature.check_text(*history.end(text), keys.public_key, what)
+        except UserError as error:
+            found.append(str(error))
+    gone = {move["champion"] for move in moves} - present
     return found + [f"bundle {pointer.folder / bundle} is gone: restore it from a copy" for bundle in sorted(gone)]
+
+
+def _bundles(pointer: Pointer) -> set[str]:
+    """The ids of the bundles there are; a folder without a manifest is one that is being written, or removed."""
+    places = [path for path in pointer.folder.iterdir() if BUNDLE_ID.fullmatch(path.name)]
+    return {path.name for path in places if (path / MANIFEST).exists()}
+
+
+def _wrong(pointer: Pointer, manifest: Manifest, text: str, moves: list[dict[str, Any]]) -> list[str]:
+    """How a bundle that is whole in itself does not fit its place and the history."""
+    found = []
+    if manifest.name != pointer.folder.name:
+        found.append(f"bundle {pointer.folder / manifest.id} is one of {manifest.name}: remove it")
+    if not history.holds(text, manifest.history):
+        found.append(f"{pointer.folder} lacks the history that bundle {manifest.id} followed: restore it")
+    told = [move for move in moves if move["champion"] == manifest.id]
+    if any(move.get("manifest", manifest.digest) != manifest.digest for move in told):
+        found.append(f"bundle {pointer.folder / manifest.id} is not the one that was promoted: restore it from a copy")
+    return found
 
 
 def _entry(place: UPath, champion: str | None, moves: list[dict[str, Any]]) -> Entry:

@@ -1,19 +1,20 @@
 """The history of a pointer's moves: lines of JSON, each with the hash of the line before, so that none can be changed.
 
 Who may write the file may still write all of it anew, or cut its end off. So each bundle's manifest, which is hashed
-and may be signed, holds the hash of the last line when it was made.
+and may be signed, holds the hash of the last line when it was made; and where there is a key, each line is signed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 from mlapp import plain
 from mlapp.errors import UserError
 
-PREVIOUS = "previous"
+PREVIOUS, SIGNATURE = "previous", "signature"
 
 
 def moves(text: str, path: object) -> list[dict[str, Any]]:
@@ -40,9 +41,19 @@ def moves(text: str, path: object) -> list[dict[str, Any]]:
     return found
 
 
-def appended(text: str, move: dict[str, Any]) -> str:
-    """The history's text with one more move."""
-    return f"{text}{json.dumps({**move, PREVIOUS: head(text)}, ensure_ascii=False)}\n"
+def appended(text: str, move: dict[str, Any], sign: Callable[[str], str] | None = None) -> str:
+    """The history's text with one more move, signed where ``sign`` makes a signature of a text."""
+    move = {**move, PREVIOUS: head(text)}
+    if sign:
+        move[SIGNATURE] = sign(_written(move))
+    return f"{text}{_written(move)}\n"
+
+
+def end(text: str) -> tuple[str, str]:
+    """What the signature of a history's last line is of, and that signature; both empty where there is none."""
+    move = plain.from_json(_lines(text)[-1]) if text else {}
+    signature = str(move.pop(SIGNATURE, ""))
+    return (_written(move), signature) if signature else ("", "")
 
 
 def head(text: str) -> str | None:
@@ -54,6 +65,10 @@ def head(text: str) -> str | None:
 def holds(text: str, digest: str | None) -> bool:
     """Whether one of a history's lines has this hash, or none is asked for."""
     return digest is None or digest in (_digest(line) for line in _lines(text))
+
+
+def _written(move: dict[str, Any]) -> str:
+    return json.dumps(move, ensure_ascii=False)
 
 
 def _lines(text: str) -> list[str]:

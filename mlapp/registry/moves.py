@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import getpass
 import platform
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from mlapp.errors import UserError
+from mlapp.registry import signature
 from mlapp.registry.bundle import UNSIGNED, Manifest, verify
-from mlapp.registry.pointer import BUNDLE_ID, Pointer, manifest_of
+from mlapp.registry.pointer import BUNDLE_ID, Pointer
 from mlapp.schema import Signing
+
+REQUEST = "request"
 
 
 def rollback(
@@ -24,21 +29,30 @@ def rollback(
     *,
     by: str | None = None,
     why: str = "rolled back",
+    request: str | None = None,
     keys: Signing = UNSIGNED,
 ) -> tuple[str, str]:
     """Point at bundle ``to``, or at the champion's predecessor; returns the former champion's id and the new one's.
 
-    A `UserError` if there is no such bundle, if it was altered, or if the champion changes at the same moment.
+    A ``request`` that the history's last move answered is not answered twice: who was killed may ask again. A
+    `UserError` if there is no such bundle, if it was never champion, if it was altered, or if the champion changes at
+    the same moment.
     """
     pointer = Pointer(registry, name)
-    present = pointer.read()
-    if present is None:
+    if pointer.read() is None:
         raise UserError(f"{pointer.folder} has no champion: give --name and --registry of a promoted model")
-    target = to or _predecessor(registry, name, present)
-    manifest = verify(pointer.folder / bundle_named(pointer, target), keys)
+    present, moves = pointer.settle(), pointer.history()
+    if request and moves and moves[-1].get(REQUEST) == request:
+        return moves[-1]["before"], moves[-1]["champion"]
+    target = to or _predecessor(name, present, moves)
+    place = pointer.folder / bundle_named(pointer, target)
+    manifest = verify(place, keys)
+    if manifest.name != name or target not in {move["champion"] for move in moves}:
+        raise UserError(f"{place} was never champion of {name}: give one of {_bundles(pointer)}")
     if target != present:
-        pointer.swap(present, target, entry(by, why, manifest.model_sha256) | {"rollback": True})
-    return present, target
+        asked = {REQUEST: request} if request else {}
+        pointer.swap(present, target, entry(by, why, manifest) | {"rollback": True, **asked}, signer(keys))
+    return str(present), target
 
 
 def bundle_named(pointer: Pointer, name: str) -> str:
@@ -50,18 +64,28 @@ def bundle_named(pointer: Pointer, name: str) -> str:
     return name
 
 
-def entry(by: str | None, why: str, model: str) -> dict[str, Any]:
-    """What the history tells of a move: when, by whom (by default the user and the machine), why, which model."""
-    moment = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"at": moment, "by": by or f"{getpass.getuser()} on {platform.node()}", "why": why, "model": model}
+def entry(by: str | None, why: str, manifest: Manifest) -> dict[str, Any]:
+    """What the history tells of a move: when, by whom (by default the user and the machine), why, to which bundle."""
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": by or f"{getpass.getuser()} on {platform.node()}",
+        "why": why,
+        "model": manifest.model_sha256,
+        "manifest": manifest.digest,
+    }
 
 
-def _predecessor(registry: str, name: str, champion: str) -> str:
-    path = manifest_of(registry, name, champion)
-    before = Manifest.load(path).predecessor if path else None
+def signer(keys: Signing) -> Callable[[str], str] | None:
+    """What signs the history's lines, where there is a key."""
+    return partial(signature.sign_text, key=keys.private_key) if keys.private_key else None
+
+
+def _predecessor(name: str, champion: str | None, moves: Sequence[dict[str, Any]]) -> str:
+    """Whom the champion replaced when it first was one; not asked of its own bundle, which may be damaged."""
+    before = next((move["before"] for move in moves if move["champion"] == champion), None)
     if before is None:
         raise UserError(f"{name}: the champion {champion} has no predecessor: give a bundle's id")
-    return before
+    return str(before)
 
 
 def _bundles(pointer: Pointer) -> str:

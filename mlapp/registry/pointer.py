@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mlapp import gcs, storage
 from mlapp.errors import UserError
 from mlapp.registry import history
 
-POINTER, HISTORY = "CHAMPION", "HISTORY.jsonl"
+POINTER, HISTORY, LOCK = "CHAMPION", "HISTORY.jsonl", ".lock"
 POINTED = "pointer_version"
 BUNDLE_ID = re.compile(r"[0-9a-f]{12}")
 
@@ -36,15 +37,17 @@ class Pointer:
         """The id of the champion's bundle, or None before the first promotion; a `UserError` if it names no bundle."""
         return self._read()[0]
 
-    def swap(self, expected: str | None, new: str, entry: dict[str, Any]) -> None:
+    def swap(
+        self, expected: str | None, new: str, entry: dict[str, Any], sign: Callable[[str], str] | None = None
+    ) -> None:
         """Point at ``new`` if the pointer still is at ``expected``, with ``entry`` as the history's next line.
 
-        A `UserError` says so if it moved meanwhile; then nothing is changed.
+        ``sign`` makes a signature of that line. A `UserError` says so if it moved meanwhile; then nothing is changed.
         """
         with self._locked():
             text, noted, present, version = self._settled()
             move = {"champion": new, "before": expected, POINTED: version, **entry}
-            if present != expected or not _replace(self.folder / HISTORY, history.appended(text, move), noted):
+            if present != expected or not _replace(self.folder / HISTORY, history.appended(text, move, sign), noted):
                 raise UserError(
                     f"the champion changed meanwhile (from {expected} to {self.read()}): run the DAG again, so that "
                     "the challenger is vetted against the present one"
@@ -106,7 +109,7 @@ class Pointer:
             return
         folder = Path(self.folder.path)
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as stream:
+        with (folder / LOCK).open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             for left in folder.glob(f".*{storage.DRAFT}"):
                 left.unlink()
@@ -116,13 +119,18 @@ class Pointer:
 def _read_version(path: UPath) -> tuple[str | None, int]:
     """The text of a file and its version, for `_replace`; None and 0 where there is no file.
 
-    In Cloud Storage the version is the generation, on a disk the time of the last change.
+    In Cloud Storage the version is the generation; on a disk it is made of the content, the inode and the time of the
+    last change, of which one differs even if somebody brings an old file back.
     """
     if storage.in_gcs(path):
         return gcs.read(path)
     if not path.exists():
         return None, 0
-    return storage.read_text(path), path.stat().st_mtime_ns if storage.is_local(path) else 0
+    text = storage.read_text(path)
+    if not storage.is_local(path):
+        return text, 0
+    found = path.stat()
+    return text, int(hashlib.sha256(f"{found.st_ino} {found.st_mtime_ns} {text}".encode()).hexdigest()[:12], 16)
 
 
 def _replace(path: UPath, text: str, version: int) -> bool:

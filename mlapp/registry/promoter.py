@@ -52,8 +52,8 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
     pointer = Pointer(config.registry, config.name)
     if verdict.decision != "promote":
         return _unchanged(pointer, verdict.decision)
-    if config.answer and not config.answer.startswith(APPROVED):
-        return _unchanged(pointer, f"hold ({config.answer})")
+    if (config.approval or config.answer) and not config.answer.startswith(APPROVED):
+        return _unchanged(pointer, f"hold ({config.answer or 'nobody was asked, and promotion.approval is on'})")
     present = pointer.settle()
     champion = manifest_of(config.registry, config.name, present)
     if champion and Manifest.load(champion).model_sha256 == model:
@@ -70,8 +70,9 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
         )
     place = pointer.folder / earlier[-1] if earlier else _filed(config, pointer, verdict, vetted, challenger)
     why = "; ".join(filter(None, (vetted.headline, config.answer)))
-    entry = moves.entry(config.by, why, model) | {"verdict": vetted.key}
-    pointer.swap(present, verify(place, config.signing).id, entry)
+    manifest = verify(place, config.signing)
+    entry = moves.entry(config.by, why, manifest) | {"verdict": vetted.key}
+    pointer.swap(present, manifest.id, entry, moves.signer(config.signing))
     return _outcome(place, f"promoted {config.name}/{place.name}")
 
 

@@ -1,11 +1,13 @@
-"""Signatures of bundles, after the OpenSSF model signing specification: elliptic-curve keys, no network.
+"""Signatures of bundles, after the OpenSSF model signing specification, and of the history's lines, by the same keys.
 
 What is signed is the manifest, which has the hash of every file of its bundle. Anybody can check one without this
-project: ``model_signing verify key BUNDLE/manifest.json --signature BUNDLE/manifest.sig --public_key KEY``.
+project: ``model_signing verify key BUNDLE/manifest.json --signature BUNDLE/manifest.sig --public_key KEY``. Keys are
+elliptic-curve ones; nothing needs a network.
 """
 
 from __future__ import annotations
 
+import base64
 import importlib
 import os
 import tempfile
@@ -48,6 +50,26 @@ def check(place: UPath, public_key: str) -> None:
         with _told(f"bundle {place} is not signed by the holder of {public_key}, or its key cannot be read"):
             verifier = library.Config().use_elliptic_key_verifier(public_key=key)
             verifier.verify(Path(folder, "manifest.json"), Path(folder, SIGNATURE))
+
+
+def sign_text(text: str, key: str) -> str:
+    """A signature (ECDSA of SHA-256, in base64) of a text with the private ``key``."""
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    with _private(key) as path, _told(f"cannot sign with {key}"):
+        private: Any = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        return base64.b64encode(private.sign(text.encode(), ec.ECDSA(hashes.SHA256()))).decode()
+
+
+def check_text(text: str, signature: str, public_key: str, what: str) -> None:
+    """A `UserError` about ``what`` unless the text was signed by whoever holds the private half of ``public_key``."""
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    with _told(f"{what} is not signed by the holder of {public_key}, or its key cannot be read"):
+        public: Any = serialization.load_pem_public_key(_read(storage.at(public_key)))
+        public.verify(base64.b64decode(signature, validate=True), text.encode(), ec.ECDSA(hashes.SHA256()))
 
 
 def _library(module: str) -> Any:

@@ -154,7 +154,7 @@ def measures(
         told = (
             f"the largest p that a class loses {100 * (margin or 0):g} points: {classes[int(np.argmax(inferiority))]}"
         )
-        measured["class_inferior_p"] = Measured(max(inferiority), told)
+        measured["class_inferior_p"] = Measured(float(np.max(inferiority)), told)
     return measured
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
-from mlapp.policy import AT_LEAST, Policy
+from mlapp.policy import AGAINST_CHAMPION, AT_LEAST, Policy
 from mlapp.result import Record
 from mlapp.schema_policy import Bound, Measure
 from mlapp.text_table import number, table
@@ -40,11 +41,17 @@ class Measured(NamedTuple):
     detail: str = ""
 
 
+UNKNOWN = Measured(math.nan, "could not be measured")
+
+
 class Gate(Record):
-    """One condition. ``on_failure``: reject (not good enough), hold (not better), or note, which decides nothing."""
+    """One condition. ``on_failure``: reject (not good enough), hold (not better), or note, which decides nothing.
+
+    What could not be measured has no value, and is missed.
+    """
 
     name: str
-    value: float
+    value: float | None
     bound: float
     relation: Literal[">=", "<=", ">"]
     passed: bool
@@ -56,7 +63,8 @@ class Gate(Record):
         """A line of a table for people: what was measured, its value, the bound, and what came of it."""
         told = f"{self.name} ({self.detail})" if self.detail else self.name
         outcome = "passed" if self.passed else f"missed: {self.on_failure}"
-        return told, number(self.value), f"{self.relation} {number(self.bound)}", outcome
+        value = "–" if self.value is None else number(self.value)
+        return told, value, f"{self.relation} {number(self.bound)}", outcome
 
 
 def listed(gates: Iterable[Gate]) -> str:
@@ -64,12 +72,12 @@ def listed(gates: Iterable[Gate]) -> str:
     return table([("gate", "value", "bound", ""), *(gate.cells for gate in gates)], right=(1,))
 
 
-def gates(policy: Policy, measured: Mapping[Measure, Measured]) -> list[Gate]:
-    """The policy's gates, those left out whose measure needs a champion that there is not."""
+def gates(policy: Policy, measured: Mapping[Measure, Measured], *, champion: bool) -> list[Gate]:
+    """The policy's gates, those against the champion left out where there is none."""
     return [
-        _gate(measure, policy[measure], measured[measure])
+        _gate(measure, policy[measure], measured.get(measure, UNKNOWN))
         for measure in TITLES
-        if measure in policy and measure in measured
+        if measure in policy and (champion or measure not in AGAINST_CHAMPION)
     ]
 
 
@@ -82,16 +90,16 @@ def decide(gates: list[Gate]) -> Decision:
 
 
 def _gate(measure: Measure, asked: Bound, measured: Measured) -> Gate:
-    floor = measure in AT_LEAST
+    floor, known = measure in AT_LEAST, math.isfinite(measured.value)
     bound = asked.at_least if floor else asked.at_most
     assert bound is not None
     assert asked.otherwise is not None
     return Gate(
         name=TITLES[measure],
-        value=measured.value,
+        value=measured.value if known else None,
         bound=bound,
         relation=">=" if floor else "<=",
-        passed=measured.value >= bound if floor else measured.value <= bound,
+        passed=known and (measured.value >= bound if floor else measured.value <= bound),
         on_failure=asked.otherwise,
         detail=measured.detail,
     )

@@ -101,7 +101,8 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
     ours = scores["challenger"]
     against = {who: compare(ours, theirs, test, apart, config) for who, theirs in scores.items() if who != "challenger"}
     inferior = _inferior(policy, ours, scores.get("champion"), test)
-    passed = gates(policy, measures(found, against, inferior, dataset.classes, policy))
+    measured = measures(found, against, inferior, dataset.classes, policy)
+    passed = gates(policy, measured, champion=champion is not None)
     verdict = Verdict(
         decision=decide(passed),
         gates=passed,
@@ -159,7 +160,7 @@ def _champion(uri: str | None, keys: Signing, dataset: Dataset) -> tuple[str, Pa
             f"the champion {folder} tells {len(labels)} other classes than the data set's {len(dataset.classes)}: "
             "promote this model under another promotion.name"
         )
-    return manifest.id, storage.fetch(folder / manifest.model)
+    return manifest.id, storage.fetch(folder / manifest.model, manifest.model_sha256)
 
 
 if __name__ == "__main__":

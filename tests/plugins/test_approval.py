@@ -66,7 +66,8 @@ def test_nobody_is_asked_in_vain(
     if reason == "nothing to promote":
         vetted = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3), accuracy=0.99)
     wanted = "False" if reason == "not wanted" else "True"
-    assert task(vetted, wanted=wanted).execute(context(UNDER_DAGS_TEST if reason == "dags test" else "Ada")) == ""
+    told = "approved, for nobody can be asked under `airflow dags test`" if reason == "dags test" else ""
+    assert task(vetted, wanted=wanted).execute(context(UNDER_DAGS_TEST if reason == "dags test" else "Ada")) == told
     assert asked == {}
 
 
@@ -91,3 +92,12 @@ def test_the_answer_decides_and_the_history_tells_it(
     else:
         assert result.headline.startswith(f"hold ({told}): fashion_mnist/{moves[-1]['champion']} stays the champion")
         assert len(moves) == 1
+
+
+def test_without_an_answer_nothing_is_promoted_where_one_is_asked_for(
+    vetted: chain.Chain, tmp_path: Any, planted_data: StageResult
+) -> None:
+    """Given somebody who marked the question as answered by hand, or the command without an answer."""
+    config = chain.promote_config(tmp_path, planted_data, vetted, approval=True)
+    assert promoter.run(config, tmp_path / "promote").headline.startswith("hold (nobody was asked")
+    assert len(promoter.Pointer(str(tmp_path / "registry"), "fashion_mnist").history()) == 1

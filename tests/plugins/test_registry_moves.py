@@ -46,6 +46,14 @@ def test_a_rollback_goes_to_the_predecessor(registry: Pointer) -> None:
     assert (last["by"], last["why"]) == ("model_registry manual, started by Ada", "noisy images")
 
 
+def test_a_second_try_of_a_run_does_not_roll_back_once_more(registry: Pointer) -> None:
+    """Given a worker that was killed after the move, and Airflow's retry of the same run, then that moves nothing."""
+    ids = [each["champion"] for each in registry.history()]
+    assert [move(form(registry, action="rollback"), "run 1") for _ in range(2)] == [ids[1], ids[1]]
+    assert len(registry.history()) == 4
+    assert move(form(registry, action="rollback"), "run 2") == ids[0]
+
+
 def test_a_promotion_goes_to_the_bundle_that_was_asked_for(registry: Pointer) -> None:
     first = registry.history()[0]["champion"]
     assert move(form(registry, action="promote", bundle=first), "Ada") == first

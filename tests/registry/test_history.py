@@ -111,6 +111,20 @@ def test_a_history_that_was_written_anew_or_cut_is_found_out(registry: Pointer) 
     storage.write_text(registry.folder / "HISTORY.jsonl", forged.splitlines(keepends=True)[0])
     assert "the history ends with" in catalogue.damage(str(registry.folder.parent), "fashion_mnist")[0]
 
+    storage.write_text(registry.folder / "CHAMPION", first["champion"])
+    [found] = catalogue.damage(str(registry.folder.parent), "fashion_mnist")
+    assert f"lacks the history that bundle {second['champion']} followed" in found
+
+
+def test_a_bundle_in_the_place_of_one_that_was_promoted_is_found_out(registry: Pointer) -> None:
+    """Given that twelve digits of a hash can be met by trying, then the history knows all of them."""
+    forged = registry.history_text().replace('"manifest": "', '"manifest": "0')
+    storage.write_text(registry.folder / "HISTORY.jsonl", history.appended("", json.loads(forged.splitlines()[0])))
+    assert any(
+        "is not the one that was promoted" in line
+        for line in catalogue.damage(str(registry.folder.parent), "fashion_mnist")
+    )
+
 
 def test_nothing_is_promoted_on_top_of_a_history_that_was_tampered_with(
     registry: Pointer, tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ import chain
 import pytest
 
 from mlapp.errors import UserError
-from mlapp.registry import promoter
+from mlapp.registry import catalogue, promoter
 from mlapp.registry.__main__ import main
+from mlapp.registry.bundle import Draft, describe, install
 from mlapp.registry.moves import rollback
 from mlapp.registry.pointer import Pointer
 from mlapp.result import StageResult
@@ -137,3 +139,71 @@ def test_without_a_champion_the_command_ends_with_exit_code_2_and_one_line(tmp_p
         "give --name and --registry of a promoted model"
     ]
     assert not (tmp_path / "nothing").exists()
+
+
+def other(folder: Path, name: str = NAME) -> str:
+    """A bundle that was never promoted, of a model of this name."""
+    with Draft(pointer(folder).folder) as draft:
+        (draft / "model.int8.tflite").write_text("nobody vetted this")
+        about = {"name": name, "model": "model.int8.tflite", "predecessor": None, "created": "2026-08-26"}
+        made = describe(draft, **about, data={}, stages={}, history=None)
+        return install(draft, made, pointer(folder).folder).name
+
+
+def test_only_what_was_champion_once_is_promoted_by_hand(tmp_path: Path, two: Any) -> None:
+    first, second, _ = two
+    with pytest.raises(UserError, match=f"was never champion of {NAME}: give one of {second}, {first}"):
+        rollback(str(tmp_path / "registry"), NAME, to=other(tmp_path))
+    assert pointer(tmp_path).read() == second
+    stray = other(tmp_path, "another")
+    [found] = catalogue.damage(str(tmp_path / "registry"), NAME)
+    assert found.endswith(f"{stray} is one of another: remove it")
+
+
+def test_the_predecessor_is_the_one_that_the_history_tells(tmp_path: Path, two: Any) -> None:
+    """Given a champion that is broken, which is when one rolls back, then its own bundle is not needed for that."""
+    first, second, _ = two
+    (tmp_path / "registry" / NAME / second / "manifest.json").write_text("{}")
+    assert rollback(str(tmp_path / "registry"), NAME) == (second, first)
+
+
+def test_a_bundle_that_is_still_being_written_is_in_nobodys_way(
+    tmp_path: Path, two: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given files without a manifest, as a kill during an upload leaves them, then they are no bundle yet."""
+    half = tmp_path / "registry" / NAME / "0123456789ab"
+    half.mkdir()
+    (half / "model.keras").write_text("half")
+    for command in ("list", "verify"):
+        main([command, "--registry", str(tmp_path / "registry"), "--name", NAME])
+    assert half.name not in capsys.readouterr().out
+
+
+def test_a_champion_that_was_brought_back_by_hand_stands(tmp_path: Path, two: Any) -> None:
+    """Given an old CHAMPION with its old times, as a backup's copy has them, then that is no move that was cut off."""
+    first, second, _ = two
+    champion = tmp_path / "registry" / NAME / "CHAMPION"
+    rollback(str(tmp_path / "registry"), NAME)
+    kept = tmp_path / "kept"
+    shutil.copy2(champion, kept)
+    rollback(str(tmp_path / "registry"), NAME, to=second)
+    shutil.copy2(kept, champion)
+    assert pointer(tmp_path).settle() == first
+
+
+def test_no_name_leads_out_of_the_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["show", "--registry", str(tmp_path), "--name", "../elsewhere"])
+    assert ended.value.code == 2
+    assert "'../elsewhere' is no model's name" in capsys.readouterr().err
+
+
+def test_what_a_kill_left_of_a_bundle_is_removed_but_not_what_is_being_written(tmp_path: Path) -> None:
+    bundles = pointer(tmp_path).folder
+    left = Path(bundles.path) / ".draft-left"
+    left.mkdir(parents=True)
+    with Draft(bundles) as first, Draft(bundles) as second:
+        assert not left.exists()
+        assert first.is_dir()
+        assert second.is_dir()
+    assert list(Path(bundles.path).glob(".draft-*")) == []

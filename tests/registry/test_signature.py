@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from loopback.secret_manager import SecretManager, serving
 from upath import UPath
 
+from mlapp import storage
 from mlapp.errors import UserError
+from mlapp.registry import catalogue
 from mlapp.registry.__main__ import main
 from mlapp.registry.bundle import Draft, Manifest, describe, install, verify
 from mlapp.registry.moves import rollback
@@ -125,6 +127,24 @@ def test_a_signature_that_is_none_is_told_in_one_line(tmp_path: Path, keys: Sign
     with pytest.raises(UserError, match="is not signed by the holder of") as error:
         verify(place, keys)
     assert "\n" not in str(error.value)
+
+
+def test_with_a_key_not_even_the_historys_last_line_can_be_written_anew(
+    tmp_path: Path, keys: Signing, others: Signing
+) -> None:
+    """Given a history whose last move was signed, then a line whose hash no other line holds is told nevertheless."""
+    first = filed(str(tmp_path), keys)
+    filed(str(tmp_path), keys, "others", first.name)
+    pointer = Pointer(str(tmp_path), NAME)
+    unsigned = f"the last line of {pointer.folder}/HISTORY.jsonl is not signed by the holder of"
+    assert catalogue.damage(str(tmp_path), NAME, keys)[0].startswith(unsigned)
+    rollback(str(tmp_path), NAME, by="Ada", keys=keys)
+    assert catalogue.damage(str(tmp_path), NAME, keys) == []
+    assert catalogue.damage(str(tmp_path), NAME, others)[-1].startswith(unsigned)
+    storage.write_text(pointer.folder / "HISTORY.jsonl", pointer.history_text().replace('"Ada"', '"Eve"'))
+    assert pointer.history()[-1]["by"] == "Eve"
+    [found] = catalogue.damage(str(tmp_path), NAME, keys)
+    assert found.startswith(unsigned)
 
 
 def test_bundles_of_before_are_signed_by_command(

@@ -112,6 +112,22 @@ def test_what_misses_a_gate_that_is_only_noted_is_promoted_and_told(against_cham
     assert "most recall lost by a class" in failed(found)
 
 
+def test_what_cannot_be_measured_is_missed(
+    tmp_path: Path, planted_teacher: StageResult, planted_student: Any, planted_data: StageResult
+) -> None:
+    """Given test images that were all trained on, then none is left to show how good the model is without those."""
+    file = tmp_path / "policy.yaml"
+    file.write_text("accuracy_apart: {at_least: 0.5, otherwise: reject}\n")
+    settings = {"policy": str(file), "gates": {}}
+    leaked = planted.data(tmp_path / "leaked", leaked=True)
+    found = chain.vet(tmp_path, leaked, planted_teacher, planted_student(3), **settings).verdict
+    [gate] = found.gates
+    assert (found.decision, gate.value, gate.passed) == ("reject", None, False)
+    assert gate.cells == ("accuracy without near-duplicates (could not be measured)", "–", ">= 0.5", "missed: reject")
+    sound = chain.vet(tmp_path / "sound", planted_data, planted_teacher, planted_student(3), **settings).verdict
+    assert (sound.decision, sound.gates[0].value, sound.near_duplicates.value) == ("promote", 0.95, 0)
+
+
 def test_every_gate_is_told_with_its_value_and_bound(
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,

@@ -14,7 +14,7 @@ from mlapp.policy import policy_of
 from mlapp.result import Metric
 from mlapp.schema_policy import Vetting
 from mlapp.vetting.evidence import Scored, Scores, class_inferiority, compare, measures
-from mlapp.vetting.gates import Decision, decide, gates
+from mlapp.vetting.gates import Decision, Measured, decide, gates
 
 CLASSES = tuple("abcdefghij")
 DRAWS, N = 400, 2000
@@ -65,12 +65,31 @@ def verdicts(gain: float, ruined: float = 0.0) -> Counter[Decision]:
         models = {"challenger": by_itself(ours), "champion": by_itself(theirs)}
         inferior = class_inferiority(ours, theirs, TEST, margin)
         against = {"champion": compare(ours, theirs, TEST, apart, SETTINGS)}
-        found[decide(gates(POLICY, measures(models, against, inferior, CLASSES, POLICY)))] += 1
+        found[decide(gates(POLICY, measures(models, against, inferior, CLASSES, POLICY), champion=True))] += 1
     return found
 
 
-def test_of_equal_models_no_more_are_promoted_than_the_level_says() -> None:
-    assert verdicts(0)["promote"] <= binom.ppf(0.99, DRAWS, LEVEL)
+def test_of_equal_models_no_more_are_promoted_than_the_level_says_and_most_are_held() -> None:
+    found = verdicts(0)
+    assert found["promote"] <= binom.ppf(0.99, DRAWS, LEVEL)
+    assert found["hold"] > 0.9 * DRAWS
+
+
+def test_the_gate_of_a_better_model_keeps_its_level_by_itself() -> None:
+    """Given so many draws of two equal models that twice the level would be seen, whatever other gates do."""
+    draws = 20_000
+    shares = [0.04, 0.04, 0.92]
+    counts, times = np.unique(np.random.default_rng(0).multinomial(N, shares, size=draws), axis=0, return_counts=True)
+    shown = [statistics.mcnemar(statistics.Paired(0, b, c, rest), "greater") <= LEVEL for b, c, rest in counts.tolist()]
+    assert 0.5 * LEVEL < np.average(shown, weights=times) < LEVEL
+
+
+def test_what_is_no_number_passes_no_gate() -> None:
+    """Given a measure that came to nothing, then its gate is missed, and said to be."""
+    for measure, bound in POLICY.items():
+        [gate] = gates({measure: bound}, {measure: Measured(float("nan"))}, champion=True)
+        assert (gate.passed, gate.value) == (False, None)
+    assert gates({"churn": POLICY["churn"]}, {}, champion=False) == []
 
 
 @pytest.mark.parametrize("loss", [0.005, 0.02])
