@@ -110,6 +110,8 @@ def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for name, value in settings.items():
         *parents, leaf = str(name).split(".")
+        if len(parents) > plain.DEEPEST:
+            raise UserError(f"{str(name)[:40]}… has {len(parents):,} dots: no setting lies so deep")
         branch: Any = nest(value) if isinstance(value, Mapping) else value
         for key in (leaf, *reversed(parents)):
             branch = {key: branch}

@@ -23,6 +23,11 @@ from mlapp.policy import policy_of
 from mlapp.schema import Config
 
 LONGEST_NAME = 100
+AIRFLOWS = re.compile(
+    r"(manual|scheduled|backfill|asset_triggered|asset_materialization)"
+    r"__\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00(_[A-Za-z0-9]+)?"
+)
+LIKE_AIRFLOWS = re.compile(r"T\d\d-\d\d-\d\d")
 DATA_SECTIONS = ("storage", "data", "quality", "transform")
 
 
@@ -101,10 +106,14 @@ def run_folder(config: Config, run: str, day: str) -> str:
 
 
 def folder_name(run: str, day: str) -> str:
-    """The name of a run's folder: safe in paths and URLs, cut where a scheduler's name is overlong."""
+    """The name of a run's folder: safe in paths and URLs, and never that of another run.
+
+    So a hash stands at the end of what had to be changed or cut, unless it is of the form that Airflow itself makes.
+    """
     name = re.sub(r"[^A-Za-z0-9]+", "-", f"{day}-{run}").strip("-")
-    if len(name) > LONGEST_NAME:
-        name = f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(run.encode()).hexdigest()[:8]}"
+    own = AIRFLOWS.fullmatch(run) or (name == f"{day}-{run}" and not LIKE_AIRFLOWS.search(run))
+    if not own or len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(run.encode(errors='replace')).hexdigest()[:8]}"
     return name
 
 

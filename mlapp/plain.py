@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import yaml
 
+DEEPEST = 50  # lists and maps in each other
 MOST_VALUES = 100_000  # of a YAML text; some lines of aliases of aliases can stand for more than memory holds
+HALF = re.compile("[\ud800-\udfff]")  # half of a character, which no file can hold
 
 
 def from_json(text: str) -> Any:
     """The value of a JSON text."""
     try:
-        return json.loads(text)
+        return _checked(json.loads(text))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -23,15 +26,35 @@ def from_yaml(text: str) -> Any:
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        if node is None:
-            return None
-        if _values(node, {}) > MOST_VALUES:
-            raise ValueError(f"its aliases stand for more than {MOST_VALUES:,} values")
-        return loader.construct_document(node)
-    except yaml.YAMLError as error:
+        return None if node is None else _checked(loader.construct_document(_few(node)))
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(" ".join(str(error).split())) from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    # A value that is not of the kind its tag says (!!bool x) makes PyYAML stumble in many ways.
+    except Exception as error:
+        raise ValueError(f"a value is not of the kind that its tag says ({type(error).__name__})") from error
+
+
+def _few(node: yaml.Node) -> yaml.Node:
+    """The node, if it does not stand for more values than can be handled."""
+    if _values(node, {}) > MOST_VALUES:
+        raise ValueError(f"its aliases stand for more than {MOST_VALUES:,} values")
+    return node
+
+
+def _checked(value: Any) -> Any:
+    """The value, if it is not too deep to be handled and all its texts can be written."""
+    waiting = [(value, 0)]
+    while waiting:
+        part, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise ValueError("it is nested too deeply")
+        if isinstance(part, str) and HALF.search(part):
+            raise ValueError("it holds half a character")
+        inner = [*part, *part.values()] if isinstance(part, dict) else part if isinstance(part, list) else ()
+        waiting += [(each, depth + 1) for each in inner]
+    return value
 
 
 def _values(node: yaml.Node, known: dict[int, int]) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, WithJsonSchema, field_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mlapp.schema_cloud import Cloud, Images, Placement, Registration
@@ -19,6 +19,17 @@ Architecture = Literal["cnn3", "convnet", "deepnet", "poolnet"]
 Trainer = Literal["train", "distill", "baseline"]
 IdxName = Literal["train-images", "train-labels", "t10k-images", "t10k-labels"]
 NAME = r"^[a-z][a-z0-9_]{0,39}$"  # of a data set or a model: it becomes a folder's
+
+
+def label(name: str) -> str:
+    """The name of a class, if it can stand in a file, in a line and in a table; a ValueError says why not."""
+    if not 0 < len(name) <= LONGEST_LABEL or not name.isprintable() or name != name.strip() or "|" in name:
+        raise ValueError(f"{name[:40]!r} is no class's name: give 1 to {LONGEST_LABEL} printable characters, no |")
+    return name
+
+
+Label = Annotated[str, AfterValidator(label)]
+LONGEST_LABEL = 100
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -95,7 +106,7 @@ class Data(Section):
         description="SHA-256 of decompressed IDX files by name (train-images, train-labels, t10k-images, t10k-labels); "
         "Fashion-MNIST's own are known",
     )
-    classes: tuple[str, ...] | None = Field(
+    classes: tuple[Label, ...] | None = Field(
         None,
         min_length=2,
         max_length=256,

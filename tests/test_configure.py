@@ -108,7 +108,9 @@ def test_a_file_in_the_way_is_told_in_one_line(tmp_path):
 def test_a_runs_folder_is_dated_and_safe_as_a_name():
     config = load("smoke", {"storage.experiments": "memory://e"})
     run = "manual__2026-01-01T00:00:00+00:00/../x y"
-    assert run_folder(config, run, "2026-01-01") == "memory://e/2026-01-01-manual-2026-01-01T00-00-00-00-00-x-y"
+    assert (
+        run_folder(config, run, "2026-01-01") == "memory://e/2026-01-01-manual-2026-01-01T00-00-00-00-00-x-y-f82e012a"
+    )
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3", '"x"', "null", ""])
@@ -149,7 +151,7 @@ def test_the_command_keeps_the_configuration_in_the_runs_folder_and_says_where(t
             "-m",
             "mlapp.configure",
             f"--conf={conf}",
-            "--run=r_1",
+            "--run=r-1",
             "--day=2026-01-01",
             f"--ended-to={answer}",
         ],

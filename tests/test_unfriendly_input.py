@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image
 from mlapp import cluster, config, plain, storage
 from mlapp.configure import folder_name, read_conf, resolve
 from mlapp.errors import UserError
-from mlapp.etl import idx, image_folder
+from mlapp.etl import gcp_dataloader, idx, image_folder
 from mlapp.etl.unpack import unpack
 from mlapp.policy import policy_of
 from mlapp.registry import history
@@ -36,6 +37,8 @@ SETTINGS = [
     f"{section}.{name}" for section, model in Config.model_fields.items() for name in model.annotation.model_fields
 ]
 DEEP = ["[" * 100_000, '{"a":' * 100_000, "a: " + "[" * 20_000]
+DEEP += ['{"a":' * depth + "1" + "}" * depth for depth in (60, 600)] + ['{"' + "a." * 700 + 'b": 1}']
+TAGGED = ["training: {epochs: !!bool x}", "a: !!int ''", "a: !!timestamp x", "a: !!float x", "? !!set {a}\n: 1"]
 
 
 def told(attempt: Callable[[], Any]) -> Any:
@@ -50,12 +53,58 @@ def told(attempt: Callable[[], Any]) -> Any:
 
 
 @ANY
-@given(st.text() | JSON.map(json.dumps) | st.sampled_from(DEEP))
+@given(st.text() | JSON.map(json.dumps) | st.sampled_from([*DEEP, '{"data.source": "\\ud800"}']))
 def test_any_text_as_a_runs_conf(text: str) -> None:
     conf = told(lambda: read_conf(text))
     assert isinstance(conf, dict | UserError)
     if isinstance(conf, dict):
-        assert isinstance(told(lambda: resolve("smoke", conf)), Config | UserError)
+        found = told(lambda: resolve("smoke", conf))
+        assert isinstance(found, Config | UserError)
+        if isinstance(found, Config):
+            found.model_dump_json()
+
+
+@pytest.mark.parametrize("text", [*DEEP, '{"data.source": "\\ud800"}'])
+def test_a_conf_that_nobody_could_handle_is_refused(text: str) -> None:
+    assert isinstance(told(lambda: resolve("smoke", read_conf(text))), UserError)
+
+
+@pytest.mark.parametrize("value", ["!!bool x", "!!int ''", "!!timestamp x", "!!float x"])
+def test_a_value_that_is_not_what_its_tag_says_is_refused(value: str) -> None:
+    with pytest.raises(UserError, match=r"training\.epochs"):
+        config.parse_overrides([f"training.epochs={value}"])
+
+
+@ANY
+@given(st.text(max_size=120))
+def test_a_class_has_a_name_that_can_stand_in_a_file_a_line_and_a_table(name: str) -> None:
+    found = told(lambda: resolve("smoke", {"data": {"classes": ["a", name]}}))
+    sound = 0 < len(name) <= 100 and name.isprintable() and "|" not in name and name == name.strip()
+    assert isinstance(found, Config if sound else UserError)
+
+
+@pytest.mark.parametrize("name", [b"x | 0.99 | >= 0.5 | passed", b"two\nlines", b"\xff", b"z" * 101])
+def test_a_class_folder_of_another_name_is_refused(tmp_path: Path, name: bytes) -> None:
+    source = tmp_path / "source"
+    for folder in (b"good", name):
+        place = source / os.fsdecode(folder)
+        place.mkdir(parents=True)
+        for number in range(3):
+            Image.new("L", (8, 8), number).save(place / f"{number}.png")
+    extract = gcp_dataloader.Extract(name="parts", source=str(source))
+    found = told(lambda: gcp_dataloader.run(extract, tmp_path / "extract"))
+    assert "is no class's name" in str(found)
+    assert not (tmp_path / "extract" / "result.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "ICO"])
+def test_only_formats_that_are_read_without_other_programs_are_opened(tmp_path: Path, kind: str) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "root" / name / "1.png")
+    Image.new("L", (16, 16)).save(tmp_path / "root" / "a" / "2.png", kind)
+    with pytest.raises(UserError, match=r"2\.png is not a readable image"):
+        image_folder.to_idx(tmp_path / "root", tmp_path, 8, None, 10_000)
 
 
 @ANY
@@ -68,14 +117,14 @@ def test_any_value_for_any_setting(name: str, value: Any) -> None:
 
 
 @ANY
-@given(st.text() | st.sampled_from(DEEP))
+@given(st.text() | st.sampled_from(DEEP + TAGGED))
 def test_any_text_as_an_override(text: str) -> None:
     for argument in (text, f"training.epochs={text}"):
         assert isinstance(told(lambda argument=argument: config.parse_overrides([argument])), dict | UserError)
 
 
 @ANY
-@given(st.binary() | st.text().map(str.encode) | st.sampled_from(DEEP).map(str.encode))
+@given(st.binary() | st.text().map(str.encode) | st.sampled_from(DEEP + TAGGED).map(str.encode))
 def test_any_file_as_a_preset_or_a_policy(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "any.yaml"
     file.write_bytes(content)
@@ -201,3 +250,11 @@ def test_plain_values_are_read_as_ever() -> None:
     assert plain.from_yaml("a: &a [1]\nb: [*a, *a]") == {"a": [1], "b": [[1], [1]]}
     assert plain.from_yaml("") is None
     assert plain.from_json('{"a": [1]}') == {"a": [1]}
+
+
+def test_no_two_runs_share_a_folder() -> None:
+    runs = ["a.b", "a-b", "a_b", "α", "β", "", "-", "manual__2026-11-22T07:01:03+00:00"]
+    runs += ["manual-2026-11-22T07-01-03-00-00", "manual_2026-11-22T07:01:03+00:00", "nightly"]
+    names = [folder_name(run, "2026-11-22") for run in runs]
+    assert len(set(names)) == len(runs)
+    assert {"2026-11-22-nightly", "2026-11-22-manual-2026-11-22T07-01-03-00-00", "2026-11-22-a-b"} <= set(names)

@@ -34,14 +34,17 @@ class _BrokenError(Exception):
     """A transfer that is worth another attempt."""
 
 
-def download(url: str, target: Path) -> None:
-    """Fetch ``url`` to ``target``, in up to four attempts; a `UserError` says why it cannot be had."""
+def download(url: str, target: Path, max_bytes: int) -> None:
+    """Fetch ``url`` to ``target``, in up to four attempts; a `UserError` says why it cannot be had.
+
+    What is larger than ``max_bytes``, or never ends, is refused before it has filled the disk.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     timeout = urllib3.Timeout(connect=CONNECT_S, read=READ_S)
     with urllib3.PoolManager(timeout=timeout, retries=REDIRECTS_ONLY) as pool:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                _attempt(pool, url, target)
+                _attempt(pool, url, target, max_bytes)
             except _BrokenError as error:
                 if attempt == ATTEMPTS:
                     raise UserError(f"{url} broke off {ATTEMPTS} times ({error}): try again later") from error
@@ -51,7 +54,7 @@ def download(url: str, target: Path) -> None:
                 return
 
 
-def _attempt(pool: urllib3.PoolManager, url: str, target: Path) -> None:
+def _attempt(pool: urllib3.PoolManager, url: str, target: Path, max_bytes: int) -> None:
     part, validator = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.version")
     resumable = part.exists() and validator.exists()
     headers = {"Accept-Encoding": "identity"}
@@ -59,7 +62,7 @@ def _attempt(pool: urllib3.PoolManager, url: str, target: Path) -> None:
         headers |= {"Range": f"bytes={part.stat().st_size}-", "If-Range": validator.read_text(encoding="utf-8")}
     try:
         with pool.request("GET", url, headers=headers, preload_content=False) as response:
-            _receive(response, url, part, validator)
+            _receive(response, url, part, validator, max_bytes)
     except urllib3.exceptions.HTTPError as error:
         cause = getattr(error, "reason", None) or error
         if isinstance(cause, UNREACHABLE) or isinstance(error, urllib3.exceptions.LocationValueError):
@@ -69,7 +72,7 @@ def _attempt(pool: urllib3.PoolManager, url: str, target: Path) -> None:
     validator.unlink(missing_ok=True)
 
 
-def _receive(response: urllib3.BaseHTTPResponse, url: str, part: Path, validator: Path) -> None:
+def _receive(response: urllib3.BaseHTTPResponse, url: str, part: Path, validator: Path, max_bytes: int) -> None:
     if response.status == 416:
         part.unlink()
         raise _BrokenError("the part on disk does not fit")
@@ -82,10 +85,12 @@ def _receive(response: urllib3.BaseHTTPResponse, url: str, part: Path, validator
     done = part.stat().st_size if response.status == 206 else 0
     _note_version(response, validator)
     expected = response.headers.get("Content-Length")
-    total = done + int(expected) if expected else None
+    total = done + int(expected) if expected and expected.isdecimal() else None
     log.info("downloading %s%s", url, f", {total:,} bytes in all, from byte {done:,}" if total else "")
     with progress(part.stem, total, "B", done) as advance, part.open("ab" if done else "wb") as stream:
         for block in response.stream(storage.CHUNK, decode_content=False):
+            if stream.tell() + len(block) > max_bytes:
+                raise UserError(f"{url} is larger than {max_bytes:,} bytes: raise data.max_decoded_bytes, if it may be")
             stream.write(block)
             advance(len(block))
 

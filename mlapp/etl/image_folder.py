@@ -27,6 +27,7 @@ STEMS: dict[str, tuple[IdxName, IdxName]] = {
     "test": ("t10k-images", "t10k-labels"),
 }
 CHUNK = 256
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow would start programs for some others
 MOST_PIXELS = 40_000_000  # of one image: a file of some kilobytes can decode to gigabytes
 TOO_LARGE = f"{{}} has more than {MOST_PIXELS:,} pixels: make it smaller"
 # Pillow warns of images that are refused here, which are opened in threads, where no filter can be set for a while.
@@ -117,7 +118,7 @@ def _has_colour(path: Path) -> bool:
 
 def _opened(path: Path) -> Image.Image:
     with _readable(path):
-        image = Image.open(path)
+        image = Image.open(path, formats=FORMATS)
     if image.width * image.height > MOST_PIXELS:
         image.close()
         raise UserError(TOO_LARGE.format(path))

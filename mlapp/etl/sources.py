@@ -40,13 +40,13 @@ class Brought(NamedTuple):
 def known_sources(data: Data) -> list[Source]:
     """The sources to try, in order: just the user's own where one is given."""
     if data.source is not None:
-        return [Source(data.source, lambda scratch: _users_own(str(data.source), scratch))]
+        return [Source(data.source, lambda scratch: _users_own(str(data.source), scratch, data))]
     if data.name != fashion_mnist.NAME:
         raise UserError(f"no source is known for data.name={data.name}: give data.source, a folder or an address")
     system, url, package = fashion_mnist.SYSTEM_FOLDER, fashion_mnist.OFFICIAL_URL, fashion_mnist.DEBIAN_PACKAGE
     return [
         Source(f"the system data set {system}", lambda scratch: existing_folder(system)),
-        Source(f"the official address {url}", lambda scratch: _from_http(url, scratch)),
+        Source(f"the official address {url}", lambda scratch: _from_http(url, scratch, data)),
         Source(
             f"Debian's package {package}",
             lambda scratch: existing_folder(f"{debian_package.fetch(package, scratch)}{system}"),
@@ -100,25 +100,26 @@ def usual_addresses(url: str, name: IdxName) -> list[str]:
     return [f"{url.rstrip('/')}/{name}-idx{count}-ubyte{suffix}" for count in dimensions for suffix in (".gz", "")]
 
 
-def _users_own(uri: str, scratch: Path) -> UPath:
-    return _from_http(uri, scratch) if is_http(uri) else existing_folder(uri)
+def _users_own(uri: str, scratch: Path, data: Data) -> UPath:
+    return _from_http(uri, scratch, data) if is_http(uri) else existing_folder(uri)
 
 
-def _from_http(url: str, scratch: Path) -> UPath:
+def _from_http(url: str, scratch: Path, data: Data) -> UPath:
     """Download the IDX files under an address, by their usual names since nothing can be listed there."""
     folder = scratch / hashlib.sha256(url.encode()).hexdigest()[:12]
     for name in IDX_NAMES:
-        if not any(_downloaded(file, folder / file.rpartition("/")[2]) for file in usual_addresses(url, name)):
+        addresses = usual_addresses(url, name)
+        if not any(_downloaded(file, folder / file.rpartition("/")[2], data.max_decoded_bytes) for file in addresses):
             log.info("%s has no %s", url, name)
     if not any(folder.glob("*")):
         raise UserError(f"none of the IDX files ({', '.join(IDX_NAMES)}) is at {url}: check the address")
     return storage.at(folder)
 
 
-def _downloaded(url: str, target: Path) -> bool:
+def _downloaded(url: str, target: Path, max_bytes: int) -> bool:
     try:
         if not target.exists():
-            download(url, target)
+            download(url, target, max_bytes)
     except MissingFileError:
         return False
     return True

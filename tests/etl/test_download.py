@@ -15,6 +15,7 @@ from mlapp.etl import download as downloads
 from mlapp.etl.download import MissingFileError, download
 
 CONTENT = bytes(i % 253 for i in range(3_000_000))
+MOST = 4_000_000
 
 
 class Server(ThreadingHTTPServer):
@@ -81,7 +82,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def test_a_file_arrives_whole_and_leaves_nothing_else(server: Server, tmp_path: Path) -> None:
-    download(f"{server.url}/file", tmp_path / "new" / "file")
+    download(f"{server.url}/file", tmp_path / "new" / "file", MOST)
 
     assert (tmp_path / "new" / "file").read_bytes() == CONTENT
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
@@ -90,7 +91,7 @@ def test_a_file_arrives_whole_and_leaves_nothing_else(server: Server, tmp_path: 
 def test_a_transfer_that_breaks_off_is_taken_up_where_it_ended(server: Server, tmp_path: Path) -> None:
     server.faults = ["cut"]
 
-    download(f"{server.url}/file", tmp_path / "file")
+    download(f"{server.url}/file", tmp_path / "file", MOST)
 
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert server.asked[0] is None
@@ -103,10 +104,10 @@ def test_the_next_run_takes_up_what_an_earlier_one_left(
     monkeypatch.setattr(downloads, "ATTEMPTS", 1)
     server.faults = ["cut"]
     with pytest.raises(UserError, match="broke off 1 times"):
-        download(f"{server.url}/file", tmp_path / "file")
+        download(f"{server.url}/file", tmp_path / "file", MOST)
     assert not (tmp_path / "file").exists()
 
-    download(f"{server.url}/file", tmp_path / "file")
+    download(f"{server.url}/file", tmp_path / "file", MOST)
 
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert server.asked[-1] == "bytes=1500000-"
@@ -118,10 +119,10 @@ def test_a_file_that_changed_meanwhile_is_fetched_from_its_start(server: Server,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(downloads, "ATTEMPTS", 1)
         with pytest.raises(UserError, match="broke off"):
-            download(f"{server.url}/file", tmp_path / "file")
+            download(f"{server.url}/file", tmp_path / "file", MOST)
     server.content, server.etag = changed, '"v2"'
 
-    download(f"{server.url}/file", tmp_path / "file")
+    download(f"{server.url}/file", tmp_path / "file", MOST)
 
     assert (tmp_path / "file").read_bytes() == changed
 
@@ -132,7 +133,7 @@ def test_without_a_strong_version_a_broken_transfer_starts_anew(
 ) -> None:
     server.etag, server.faults = etag, ["cut"]
 
-    download(f"{server.url}/file", tmp_path / "file")
+    download(f"{server.url}/file", tmp_path / "file", MOST)
 
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert server.asked == [None, None]
@@ -142,7 +143,7 @@ def test_a_part_longer_than_the_file_starts_anew(server: Server, tmp_path: Path)
     (tmp_path / "file.part").write_bytes(CONTENT + b"more")
     (tmp_path / "file.version").write_text('"v1"')
 
-    download(f"{server.url}/file", tmp_path / "file")
+    download(f"{server.url}/file", tmp_path / "file", MOST)
 
     assert (tmp_path / "file").read_bytes() == CONTENT
 
@@ -150,7 +151,7 @@ def test_a_part_longer_than_the_file_starts_anew(server: Server, tmp_path: Path)
 def test_a_server_that_fails_for_a_while_is_asked_again(server: Server, tmp_path: Path) -> None:
     server.faults = ["503", "429", "500"]
 
-    download(f"{server.url}/file", tmp_path / "file")
+    download(f"{server.url}/file", tmp_path / "file", MOST)
 
     assert (tmp_path / "file").read_bytes() == CONTENT
 
@@ -159,7 +160,7 @@ def test_a_server_that_goes_on_failing_is_given_up_after_four_attempts(server: S
     server.faults = ["503"] * 9
 
     with pytest.raises(UserError, match=r"/file broke off 4 times \(HTTP 503\): try again later"):
-        download(f"{server.url}/file", tmp_path / "file")
+        download(f"{server.url}/file", tmp_path / "file", MOST)
 
     assert len(server.asked) == 4
 
@@ -171,12 +172,12 @@ def test_a_server_that_hangs_is_not_waited_for_without_end(
     server.faults = ["hang"] * 4
 
     with pytest.raises(UserError, match=r"broke off 4 times \(Read timed out"):
-        download(f"{server.url}/file", tmp_path / "file")
+        download(f"{server.url}/file", tmp_path / "file", MOST)
 
 
 def test_a_missing_file_is_told_at_once(server: Server, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"no file at http.*/missing \(HTTP 404\): check the address"):
-        download(f"{server.url}/missing", tmp_path / "file")
+        download(f"{server.url}/missing", tmp_path / "file", MOST)
 
     assert len(server.asked) == 1
 
@@ -185,11 +186,18 @@ def test_a_server_that_cannot_be_reached_is_told_at_once(tmp_path: Path) -> None
     started = time.monotonic()
 
     with pytest.raises(UserError, match=r"cannot reach http://127.0.0.1:1/file \(.*refused\)"):
-        download("http://127.0.0.1:1/file", tmp_path / "file")
+        download("http://127.0.0.1:1/file", tmp_path / "file", MOST)
 
     assert time.monotonic() - started < 5
 
 
 def test_what_is_no_address_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot reach http://:0:0/file"):
-        download("http://:0:0/file", tmp_path / "file")
+        download("http://:0:0/file", tmp_path / "file", MOST)
+
+
+def test_what_is_too_large_or_never_ends_is_refused_before_it_fills_the_disk(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is larger than 1,000,000 bytes: raise data\.max_decoded_bytes"):
+        download(f"{server.url}/file", tmp_path / "file", 1_000_000)
+    assert not (tmp_path / "file").exists()
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1_000_000
