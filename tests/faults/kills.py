@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlapp.result import RESULT
 from tests.faults.steps import ROOT, Step, command, outcome, run
 
+CHECKPOINTS = ("state.json", "*.ubj")  # of networks and of trees
 # Runs a module, and ends it without a trace around the n-th move of a file.
 KILLER = """
 import os, runpy, signal, sys
@@ -43,23 +45,33 @@ class Fault:
 def at_random(
     run_in: Path, folder: Path, source: Path, seconds: dict[str, float], points: int, seed: int, steps: list[Step]
 ) -> Iterator[Fault]:
-    """``points`` kills of each step, at moments drawn evenly from the time that it takes undisturbed."""
+    """``points`` kills of each step, at moments drawn evenly from the time that it takes undisturbed.
+
+    Of a step that was done before its moment came, another moment is drawn.
+    """
     draw = random.Random(seed)
     for step in steps:
         for number in range(points):
-            moment = draw.uniform(0, seconds[step.name])
-            made = fresh(folder / f"{step.name}-{number}")
-            line = [sys.executable, "-m", *command(step, run_in, made, source)]
-            process = subprocess.Popen(
-                line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-            )
-            try:
-                process.wait(moment)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            made, killed = folder / f"{step.name}-{number}", False
+            while not killed:
+                moment = draw.uniform(0, seconds[step.name])
+                killed = _killed([sys.executable, "-m", *command(step, run_in, fresh(made), source)], moment)
             yield Fault(step.name, f"after {moment:.2f} s", after(step, run_in, made, source))
             shutil.rmtree(made)
+
+
+def _killed(line: list[str], moment: float) -> bool:
+    """Start a process and kill it with all its children after so many seconds; whether it was still at work then."""
+    process = subprocess.Popen(
+        line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        process.wait(moment)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+    return False
 
 
 def around_moves(run_in: Path, folder: Path, source: Path, steps: list[Step], most: int = 50) -> Iterator[Fault]:
@@ -78,10 +90,17 @@ def around_moves(run_in: Path, folder: Path, source: Path, steps: list[Step], mo
 
 
 def after(step: Step, run_in: Path, made: Path, source: Path) -> str:
-    """Run a step again; what is other than in the undisturbed run, if anything."""
+    """Run a step again; what is other than in the undisturbed run, if anything, or was done twice."""
+    place = made / step.name
+    done, begun = (place / RESULT).exists(), any(any(place.rglob(name)) for name in CHECKPOINTS)
     again = run(command(step, run_in, made, source))
     if again.returncode:
         return f"exit code {again.returncode}: {again.stderr.strip()[-300:]}"
+    told = again.stdout + again.stderr
+    if done and step.name != "promote" and "nothing to do" not in told:
+        return "it was done, and was done again"
+    if begun and not done and "resuming after" not in told:
+        return "there was a checkpoint, and it began anew"
     found, expected = outcome(step, made), outcome(step, run_in)
     return ", ".join(
         f"{name}: {found[name]} for {expected[name]}" for name in expected if found[name] != expected[name]
