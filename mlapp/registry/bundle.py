@@ -106,7 +106,12 @@ def install(draft: Path, manifest: Manifest, parent: UPath, keys: Signing = UNSI
     elif local:
         _flush(draft)
         draft.chmod(0o755)
-        os.replace(draft, place.path)
+        try:
+            os.replace(draft, place.path)
+        except OSError:
+            if not (place / MANIFEST).exists():  # else somebody with the same bundle was faster
+                raise
+            verify(place, keys)
     else:
         last = [name for name in (signature.SIGNATURE, MANIFEST) if (draft / name).exists()]
         for name in (*manifest.files, *last):

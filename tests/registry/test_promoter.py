@@ -409,3 +409,36 @@ def test_the_same_content_makes_the_same_bundle(tmp_path: Path, planted_data: St
         )
         ids.append(promoter.run(config, tmp_path / "promote").artifact("manifest").parent.name)
     assert ids[0] == ids[1]
+
+
+def test_of_several_runs_that_promote_the_same_model_at_once_one_does(
+    tmp_path: Path, planted_data: StageResult, vetted: chain.Chain
+) -> None:
+    """Given whole commands, each with a draft of its own, then one bundle and one line are left, and nothing else."""
+    line = [sys.executable, "-m", "mlapp.registry.promoter", "--verdict", vetted.vetted.uri]
+    line += [
+        "--challenger",
+        vetted.challenger.uri,
+        "--data",
+        planted_data.uri,
+        "--registry",
+        str(tmp_path / "registry"),
+    ]
+    started = [
+        subprocess.Popen(
+            [*line, "--workdir", str(tmp_path / f"promote-{number}"), "tracking.wandb=off"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    codes = [process.returncode for process in started]
+    assert set(codes) <= {0, 2}
+    assert 0 in codes
+    assert all("the champion changed" in error for code, error in zip(codes, errors, strict=True) if code == 2)
+    folder = tmp_path / "registry" / "fashion_mnist"
+    [move] = pointer(tmp_path).history()
+    assert {path.name for path in folder.iterdir()} == {move["champion"], "CHAMPION", "HISTORY.jsonl", ".lock"}
+    assert verify(storage.at(folder / move["champion"])).id == move["champion"]
