@@ -28,7 +28,7 @@ def images(n: int, seed: int = 0) -> Split:
     labels = (np.arange(n) % 10).astype(np.uint8)
     groups = 2 * labels + (np.arange(n) // 10) % 2
     pixels = np.zeros((n, SIDE * SIDE), np.uint8)
-    pixels[:, NOISE_PIXELS:] = np.random.default_rng(seed).integers(0, 256, (n, SIDE * SIDE - NOISE_PIXELS))
+    pixels[:, NOISE_PIXELS:] = np.random.default_rng(seed).integers(0, 201, (n, SIDE * SIDE - NOISE_PIXELS))
     pixels[np.arange(n), labels] = 200
     pixels[np.arange(n), GROUP_PIXELS + groups] = 200
     return Split(pixels.reshape(n, SIDE, SIDE, 1), labels)
