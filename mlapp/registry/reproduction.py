@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlapp import config as configuration
+from mlapp.policy import policy_of
 from mlapp.result import StageResult
 
+GATES = "vetting.gates"
 SECTIONS = {
     "extract": "data",
     "validate": "quality",
@@ -57,9 +59,18 @@ def _joined(known: Sequence[Any], more: Sequence[Any]) -> list[Any]:
 
 def _difference(wanted: Mapping[str, Any], preset: str) -> dict[str, Any]:
     """Settings of the configuration's own sections that a preset has otherwise."""
-    given = configuration.load(preset, environ={}).model_dump(mode="json")
-    same = {f"{section}.{name}": value for section, values in given.items() for name, value in values.items()}
-    return {name: value for name, value in sorted(wanted.items()) if name in same and not _equal(same[name], value)}
+    given = configuration.load(preset, environ={})
+    same = {
+        f"{section}.{name}": value
+        for section, values in given.model_dump(mode="json").items()
+        for name, value in values.items()
+    }
+    found = {name: value for name, value in sorted(wanted.items()) if name in same and not _equal(same[name], value)}
+    if GATES in found:  # a verdict's settings hold all gates, those of its policy too
+        policy = policy_of(given.vetting.model_copy(update={"policy": wanted["vetting.policy"]}))
+        usual = {measure: bound.model_dump(mode="json") for measure, bound in policy.items()}
+        found[GATES] = {measure: bound for measure, bound in found[GATES].items() if bound != usual.get(measure)}
+    return {name: value for name, value in found.items() if name != GATES or value}
 
 
 def _equal(left: Any, right: Any) -> bool:

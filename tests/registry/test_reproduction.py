@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 from mlapp import config
+from mlapp.policy import policy_of
 from mlapp.registry.reproduction import SECTIONS, command
 from mlapp.result import StageResult
 
@@ -31,6 +32,9 @@ def results(preset: str, **overrides: Any) -> list[StageResult]:
     found = []
     for stage, section in SECTIONS.items():
         own = {**settings[section], "data": "/some/where/result.json"}
+        if stage == "vet":
+            policy = policy_of(config.load(preset, overrides, environ={}).vetting)
+            own["gates"] = {measure: bound.model_dump(mode="json") for measure, bound in policy.items()}
         if stage == "distill":
             found += [result(stage, **{**own, "widths": [width], "width": width}) for width in own["widths"]]
         elif stage == "prune":
@@ -41,12 +45,13 @@ def results(preset: str, **overrides: Any) -> list[StageResult]:
 
 
 def test_a_presets_run_is_told_by_its_name_alone() -> None:
-    for preset in ("quick", "best", "reference"):
+    for preset in ("quick", "best", "reference", "tiny"):
         assert command(results(preset)) == f"make run PRESET={preset}"
 
 
 def test_what_differs_from_the_preset_is_told_and_gives_the_same_configuration() -> None:
     changes = {"training.epochs": 7, "distillation.widths": [0.3, 0.2], "export.latency_runs": 77, "data.name": "mine"}
+    changes |= {"vetting.policy": "strict", "vetting.gates": {"bytes": {"at_most": 1000.0, "otherwise": "hold"}}}
     told = command(results("standard", **changes))
     make, run, preset, conf = shlex.split(told)
     assert (make, run, preset) == ("make", "run", "PRESET=standard")
