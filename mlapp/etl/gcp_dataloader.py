@@ -22,7 +22,7 @@ from mlapp.etl.fingerprint import fingerprint
 from mlapp.etl.sources import Brought, Source
 from mlapp.etl.unpack import Unpacked
 from mlapp.result import Metric, Outcome
-from mlapp.schema import Data, IdxName, label
+from mlapp.schema import Data, IdxName
 from mlapp.stage import stage
 
 log = logging.getLogger("mlapp")
@@ -124,10 +124,7 @@ def _classes(config: Extract, brought: Brought) -> tuple[str, ...]:
             f"data.classes names a class twice ({', '.join(config.classes)}): give every class its own name"
         )
     if named := config.classes or brought.classes:
-        try:
-            return tuple(map(label, named))
-        except ValueError as error:
-            raise UserError(f"{error}; rename the class's folder") from error
+        return named
     if config.name == fashion_mnist.NAME:
         return fashion_mnist.CLASSES
     return tuple(str(label) for label in range(int(idx.open_idx(brought.files["train-labels"].path).max()) + 1))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mlapp import schema
 from mlapp.errors import UserError
 from mlapp.etl import idx
 from mlapp.etl.progress import progress
@@ -80,7 +81,10 @@ def _parts(root: Path) -> dict[str, Path]:
 
 
 def _class_names(root: Path, parts: dict[str, Path], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
-    names = tuple(sorted(_folders(parts["train"])))
+    try:
+        names = tuple(map(schema.label, sorted(_folders(parts["train"]))))
+    except ValueError as error:
+        raise UserError(f"{error}; rename the class's folder") from error
     if not 2 <= len(names) <= 256:
         raise UserError(f"{parts['train']} holds {len(names)} class folders: there must be 2 to 256")
     if wanted is not None and set(wanted) != set(names):
