@@ -6,7 +6,7 @@ from mlapp import origins, run_comparison
 from mlapp.result import Metric
 from mlapp.run_history import Run
 from mlapp.schema import Config
-from mlapp.text_table import WIDTH, costs, cut, duration, figure, table
+from mlapp.text_table import WIDTH, costs, cut, duration, figure, key_metric, table
 
 
 def overview(runs: list[Run]) -> str:
@@ -141,7 +141,7 @@ def _stages(run: Run) -> str:
                 stage.label,
                 stage.state_now,
                 *(costs(stage.timings) if stage.timings else ("", "", "")),
-                stage.headline.partition(";")[0] if stage.stage == "promote" else stage.headline or stage.reason,
+                key_metric(stage.stage, stage.headline) or stage.reason,
             )
         )
     return table(rows, right=(2, 3, 4))

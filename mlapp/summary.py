@@ -15,8 +15,6 @@ from mlapp.result import Outcome, ResultUris, StageResult
 from mlapp.section import Section
 from mlapp.stage import stage
 
-TOLD_BELOW = ("vet", "promote")  # the rest of what they say stands under the table
-
 
 class SummaryConfig(Section):
     """What to summarise."""
@@ -64,7 +62,7 @@ def table(results: list[StageResult], started: datetime | None, run: str) -> str
                 "reused" if reused else time,
                 cpu,
                 peak,
-                result.headline.partition(";")[0] if result.stage in TOLD_BELOW else result.headline,
+                text_table.key_metric(result.stage, result.headline),
             )
         )
     lines = text_table.table(rows, right=(1, 2, 3), width=None).splitlines()

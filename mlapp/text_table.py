@@ -35,6 +35,11 @@ def costs(timings: Mapping[str, float]) -> tuple[str, str, str]:
     return f"{timings['wall_s']:.1f} s", f"{timings['cpu_s']:.0f} s", f"{timings['peak_rss_mb']:,.0f} MB"
 
 
+def key_metric(stage: str, headline: str) -> str:
+    """What a stage came to, for its line of a table; of verdict and promotion the rest is told beside the table."""
+    return headline.partition(";")[0] if stage in ("vet", "promote") else headline
+
+
 def number(value: float) -> str:
     """A number of any size: ``0.8912``, ``150,000``, ``3e-12``."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1g}" if 0 < value < 1e-4 else f"{value:.4g}"
