@@ -8,6 +8,7 @@ from typing import get_args
 
 from mlapp.policy import AT_LEAST
 from mlapp.registry import promoter
+from mlapp.registry.pointer import Pointer
 from mlapp.result import StageResult
 from mlapp.schema_policy import Measure
 from mlapp.vetting import selector, verdict
@@ -75,3 +76,8 @@ def run(folder: Path, data: StageResult, teacher: StageResult, student: StageRes
     chain = vet(folder, data, teacher, student, **settings)
     promoted = promoter.run(promote_config(folder, data, chain), folder / "promote")
     return Chain(chain.challenger, chain.vetted, promoted)
+
+
+def pointer(folder: Path) -> Pointer:
+    """The pointer of the registry that `promote_config` promotes to."""
+    return Pointer(str(folder / "registry"), "fashion_mnist")

@@ -1,0 +1,97 @@
+"""The model card: what a bundle tells a person, as text and as a page."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import chain
+import planted
+
+from mlapp import storage
+from mlapp.registry import promoter
+from mlapp.result import Hop, StageResult
+
+
+def test_the_card_tells_accuracy_n_interval_gates_and_classes(
+    tmp_path: Path, planted_data: StageResult, vetted: chain.Chain
+) -> None:
+    result = promoter.run(chain.promote_config(tmp_path, planted_data, vetted), tmp_path / "promote")
+    card = result.artifact("model_card").read_text(encoding="utf-8")
+    page = (result.artifact("model_card").parent / "model_card.html").read_text(encoding="utf-8")
+    for text in (card, page):
+        for expected in ("95.00 %", "2,000", "93.96 – 95.87", "class b", "lowest recall of a class", "promote"):
+            assert expected in text
+    assert "<script" not in page
+    assert page.count("data:image/png;base64,") == 2
+
+
+def test_the_card_compares_with_the_baseline_and_tells_what_each_model_cost(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any, planted_baseline: Any
+) -> None:
+    """Given a student that names its teacher, then its cost is told with the teacher's, the baseline's alone."""
+
+    def costing(result: StageResult, seconds: float, **inputs: str) -> StageResult:
+        folder = shutil.copytree(result.folder, tmp_path / "models" / Path(result.folder).name)
+        timings = {**result.timings, "cpu_s": seconds}
+        changed = result.model_copy(update={"timings": timings, "inputs": inputs, "folder": str(folder)})
+        storage.write_text(folder / "result.json", changed.model_dump_json())
+        return changed
+
+    teacher, baseline = costing(planted_teacher, 600), costing(planted_baseline, 45)
+    student = costing(planted_student(3), 30, teacher=teacher.folder)
+    run = chain.vet(tmp_path, planted_data, teacher, student, baseline)
+    config = chain.promote_config(tmp_path, planted_data, run)
+    config = config.model_copy(update={"results": (planted_data.uri, teacher.uri, student.uri, baseline.uri)})
+    promoted = promoter.run(config, tmp_path / "promote")
+    card = promoted.artifact("model_card").read_text(encoding="utf-8")
+    page = (promoted.artifact("model_card").parent / "model_card.html").read_text(encoding="utf-8")
+    rows = {line.split(" | ")[0].strip("| *"): line for line in card.splitlines() if line.count(" | ") == 5}
+    assert rows["this model"].endswith("| 30 (630) |")
+    assert rows["teacher, float32"].endswith("| 600 |")
+    assert rows["baseline, boosted trees"].endswith("| 45 |")
+    assert "| 80.00 % |" in rows["baseline, boosted trees"]
+    assert "- Against the baseline, boosted trees: +15.00 points" in card
+    assert "is the baseline, to compare with" in card
+    for expected in ("baseline, boosted trees", "30 (630)", "80.00 %", "+15.00 ("):
+        assert expected in page
+
+
+def test_the_cost_of_a_model_whose_maker_is_not_known_is_left_open(
+    tmp_path: Path, planted_data: StageResult, vetted: chain.Chain
+) -> None:
+    promoted = promoter.run(chain.promote_config(tmp_path, planted_data, vetted), tmp_path / "promote")
+    card = promoted.artifact("model_card").read_text(encoding="utf-8")
+    assert next(line for line in card.splitlines() if line.startswith("| **this model**")).endswith("| – |")
+    assert "boosted trees" not in card
+
+
+def test_the_card_tells_where_a_stage_ran_only_if_it_was_placed_somewhere(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, vetted: chain.Chain
+) -> None:
+    quiet = promoter.run(chain.promote_config(tmp_path, planted_data, vetted), tmp_path / "quiet")
+    assert "Where it ran" not in quiet.artifact("model_card").read_text(encoding="utf-8")
+    hops = [Hop(place="europe-west4 spot", outcome="no quota: <b>a|b</b>"), Hop(place="europe-west1", outcome="ran")]
+    folder = tmp_path / "placed"
+    shutil.copytree(planted_teacher.folder, folder)
+    placed = planted_teacher.model_copy(update={"hops": hops, "folder": str(folder)})
+    storage.write_text(folder / "result.json", placed.model_dump_json())
+    config = chain.promote_config(tmp_path, planted_data, vetted)
+    config = config.model_copy(update={"results": (placed.uri,), "registry": str(tmp_path / "another")})
+    promoted = promoter.run(config, tmp_path / "promote")
+    card = promoted.artifact("model_card").read_text(encoding="utf-8")
+    page = (promoted.artifact("model_card").parent / "model_card.html").read_text(encoding="utf-8")
+    assert "| europe-west4 spot | no quota: <b>a\\|b</b> |" in card
+    assert "| europe-west1 | ran |" in card
+    assert "<td>europe-west4 spot</td><td>no quota: &lt;b&gt;a|b&lt;/b&gt;</td>" in page
+
+
+def test_names_from_the_data_are_escaped_on_the_page(
+    tmp_path: Path, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    data = planted.data(tmp_path / "data", classes=("<script>alert(1)</script>", *planted.CLASSES[1:]))
+    promoted = chain.run(tmp_path, data, planted_teacher, planted_student(3)).promoted
+    page = (promoted.artifact("model_card").parent / "model_card.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
