@@ -180,17 +180,22 @@ def explained() -> Iterator[None]:
         raise
 
 
+NO_SPACE = "no space left for {}: free some disk space, or give another --workdir, and run again"
+NO_PERMISSION = "no permission for {}: mend its permissions, or give another path"
+IN_THE_WAY = "{} is in the way: a folder was expected where a file is, or the reverse; move it away"
+MENDABLE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), NO_SPACE),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), NO_PERMISSION),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), IN_THE_WAY),
+    errno.ENAMETOOLONG: "{} is longer than a name may be: give a shorter one",
+}
+
+
 def explain(error: Exception) -> UserError | None:
     """The one line for a disk that is full or not writable, or a store that refuses; None for what no user can mend."""
     if told := gcs.explain(error):
         return told
     if not isinstance(error, OSError):
         return None
-    where = error.filename or "the work directory"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"no space left for {where}: free some disk space, or give another --workdir, and run again")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"no permission for {where}: mend its permissions, or give another path")
-    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-        return UserError(f"{where} is in the way: a folder was expected where a file is, or the reverse; move it away")
-    return None
+    line = MENDABLE.get(error.errno or 0)
+    return UserError(line.format(str(error.filename or "the work directory")[:200])) if line else None

@@ -80,6 +80,7 @@ def test_fetch_gives_a_local_path(folder):
         (errno.EACCES, "no permission for /x"),
         (errno.EROFS, "no permission for /x"),
         (errno.ENOTDIR, "/x is in the way"),
+        (errno.ENAMETOOLONG, "/x is longer than a name may be"),
     ],
 )
 def test_a_full_or_closed_disk_is_told_in_one_line(number, told):

@@ -29,8 +29,8 @@ DATASET = Path(__file__).parents[2] / ".cache" / "datasets" / "fashion_mnist"
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--kills", type=int, default=10, help="kills at random moments, of each stage (%(default)s)")
-    parser.add_argument("--races", type=int, default=5, help="times that twenty promote at once (%(default)s)")
+    parser.add_argument("--kills", type=int, default=5, help="kills at random moments, of each stage (%(default)s)")
+    parser.add_argument("--races", type=int, default=3, help="times that twenty promote at once (%(default)s)")
     parser.add_argument("--inputs", type=int, default=1000, help="spoiled inputs of each kind (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (%(default)s)")
     arguments = parser.parse_args()

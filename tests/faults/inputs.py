@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import random
@@ -20,22 +21,36 @@ from mlapp.etl import idx, image_folder
 from mlapp.etl.unpack import unpack
 from mlapp.policy import POLICIES, policy_of
 from mlapp.registry import history
-from mlapp.registry.bundle import verify
+from mlapp.registry.bundle import File, Manifest, verify
 from mlapp.result import StageResult
 from mlapp.schema_policy import Vetting
 
 Take = Callable[[bytes, Path], object]
 IDX = struct.pack(">HBBIII", 0, 8, 3, 6, 4, 4) + bytes(range(96))
-MANIFEST = {
-    "name": "m",
-    "files": {"labels.json": {"sha256": "0" * 64, "bytes": 2}},
-    "model": "labels.json",
-    "predecessor": None,
-    "created": "2026-08-26",
-    "data": {},
-    "stages": {},
+LABELS = b"[]"
+FILE = {"sha256": hashlib.sha256(LABELS).hexdigest(), "bytes": len(LABELS)}
+MANIFEST = Manifest(
+    name="m",
+    files={"labels.json": File(**FILE)},
+    model="labels.json",
+    predecessor=None,
+    created="2026-08-26",
+    data={"name": "fashion_mnist"},
+    stages={"train": {"key": "k"}},
+)
+RESULT = {
+    "stage": "train",
+    "key": "k",
+    "headline": "h",
+    "config": {"epochs": 3},
+    "inputs": {"data": "gs://b/d"},
+    "artifacts": {"labels": {"uri": "labels.json", **FILE}},
+    "metrics": {"accuracy": {"value": 0.9, "n": 10, "low": 0.8, "high": 1.0}},
+    "timings": {"wall_s": 1.0},
+    "environment": {"python": "3.11"},
+    "finished": "2026-08-26T00:00:00+00:00",
+    "hops": [{"place": "local", "outcome": "ran"}],
 }
-RESULT = {"stage": "train", "key": "k", "headline": "", "config": {}, "inputs": {}, "artifacts": {}, "metrics": {}}
 LINES = history.appended(history.appended("", {"champion": "0" * 12}), {"champion": "1" * 12})
 
 
@@ -73,10 +88,16 @@ def _written(content: bytes, path: Path) -> str:
 
 
 def _bundle(content: bytes, folder: Path) -> None:
-    place = folder / "m" / "0123456789ab"
+    place = folder / "m" / MANIFEST.id
     _written(content, place / "manifest.json")
-    (place / "labels.json").write_text("[]")
+    _written(LABELS, place / "labels.json")
     verify(storage.at(place))
+
+
+def _result(content: bytes, folder: Path) -> None:
+    _written(LABELS, folder / "labels.json")
+    if damage := StageResult.load(_written(content, folder / "result.json")).damage():
+        raise UserError(damage)
 
 
 def _text(content: bytes) -> str:
@@ -104,11 +125,8 @@ KINDS: dict[str, tuple[bytes, Take]] = {
         b"training.epochs=3",
         lambda content, _: config.load("smoke", config.parse_overrides([_text(content)]), {}),
     ),
-    "result.json": (
-        json.dumps(RESULT).encode(),
-        lambda content, folder: StageResult.load(_written(content, folder / "result.json")),
-    ),
-    "manifest": (json.dumps({**MANIFEST, "history": None}).encode(), _bundle),
+    "result.json": (json.dumps(RESULT).encode(), _result),
+    "manifest": (MANIFEST.model_dump_json(exclude_unset=True).encode(), _bundle),
     "history": (LINES.encode(), lambda content, _: history.moves(_text(content), "HISTORY.jsonl")),
     "TF_CONFIG": (
         b'{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 0}}',
@@ -121,6 +139,8 @@ def spoiled(folder: Path, of_each: int, seed: int) -> Iterator[Spoiled]:
     """``of_each`` spoiled inputs of every kind, read in a folder of their own beside which nothing may appear."""
     draw = random.Random(seed)
     for kind, (sound, take) in KINDS.items():
+        (folder / kind).mkdir(parents=True)
+        take(sound, folder / kind)  # what is refused as it is would tell nothing
         for number in range(of_each):
             place = folder / f"{kind}-{number}" / "inside"
             place.mkdir(parents=True)
@@ -129,7 +149,8 @@ def spoiled(folder: Path, of_each: int, seed: int) -> Iterator[Spoiled]:
 
 def _answer(content: bytes, place: Path, take: Take) -> str:
     try:
-        take(content, place)
+        with storage.explained():  # as under every command
+            take(content, place)
     except UserError as error:
         if "\n" in str(error):
             return f"more than one line: {error}"

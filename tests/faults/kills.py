@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from mlapp.result import RESULT
@@ -28,7 +29,7 @@ def dying(*paths, **more):
     replace(*paths, **more)
     if calls == place: os.kill(os.getpid(), signal.SIGKILL)
 os.replace = dying
-sys.argv.insert(0, module)
+sys.argv[0] = module
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
@@ -74,19 +75,17 @@ def _killed(line: list[str], moment: float) -> bool:
     return False
 
 
-def around_moves(run_in: Path, folder: Path, source: Path, steps: list[Step], most: int = 50) -> Iterator[Fault]:
+def around_moves(run_in: Path, folder: Path, source: Path, steps: list[Step]) -> Iterator[Fault]:
     """A kill before and one after each file that a step moves to its place."""
     for step in steps:
-        for place in range(1, most):
-            for when in ("before", "after"):
-                made = fresh(folder / f"{step.name}-{place}-{when}")
-                killed = run(command(step, run_in, made, source), "-c", KILLER, str(place), when)
-                if killed.returncode == 0:
-                    break
-                yield Fault(step.name, f"{when} file move {place}", after(step, run_in, made, source))
-                shutil.rmtree(made)
+        for place, when in ((place, when) for place in count(1) for when in ("before", "after")):
+            made = fresh(folder / f"{step.name}-{place}-{when}")
+            killed = run(command(step, run_in, made, source), "-c", KILLER, str(place), when)
             if killed.returncode == 0:
-                break
+                break  # it moves no more than that
+            assert killed.returncode == -signal.SIGKILL, f"{step.name} was not killed: {killed.stderr[-300:]}"
+            yield Fault(step.name, f"{when} file move {place}", after(step, run_in, made, source))
+            shutil.rmtree(made)
 
 
 def after(step: Step, run_in: Path, made: Path, source: Path) -> str:

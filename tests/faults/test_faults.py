@@ -23,6 +23,9 @@ def test_stages_that_were_killed_or_had_no_disk_end_as_undisturbed_ones(tmp_path
     killed = list(kills.at_random(*given, seconds, 1, 1, chosen))
     assert [kill for kill in killed if kill.wrong] == []
     assert len(killed) == 4
+    moved = list(kills.around_moves(*given, [step for step in STEPS if step.name == "choose"]))
+    assert [kill for kill in moved if kill.wrong] == []
+    assert len(moved) == 8
     if not disks.possible():
         pytest.skip("the kills are survived; no disk was taken away, for this machine lets nobody mount one")
     chosen = [step for step in STEPS if step.name in {"transform", "promote"}]
