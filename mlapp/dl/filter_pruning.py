@@ -24,7 +24,7 @@ def prune_filters(
 
     Each round has a schedule of its own, and ends with its best epoch.
     """
-    model, history = student, []
+    model, history = student, list[dict[str, float]]()
     rounds = epochs_of_rounds(config.rounds, config.epochs)
     for number, epochs in enumerate(rounds, start=1):
         leaving = 1 - (1 - sparsity) ** (1 / len(rounds))
@@ -36,7 +36,8 @@ def prune_filters(
             narrow, temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing
         )
         settings = config.model_copy(update={"epochs": epochs})
-        history += optimise(narrow, loss, train, validation, settings, folder / f"round-{number}")
+        place = folder / f"round-{number}"
+        history += optimise(narrow, loss, train, validation, settings, place, earlier_epochs=len(history))
         model = unreplicate(narrow)
     return model, history
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import pytest
 
 from mlapp.dataset import Dataset
 from mlapp.dl import nets
+from mlapp.tracking import Tracker, tracked_by
 
 FAST = {"epochs": 1, "batch_size": 50, "patience": 5}
 
@@ -14,3 +17,16 @@ FAST = {"epochs": 1, "batch_size": 50, "patience": 5}
 def tiny(dataset: Dataset) -> object:
     """An untrained network of a few thousand weights."""
     return nets.build("convnet", shape=dataset.shape, classes=10, width=0.125, seed=1)
+
+
+@pytest.fixture
+def told() -> Iterator[list[int]]:
+    """The numbers of the epochs that trackers are told of in this test."""
+    numbers: list[int] = []
+
+    class Listening(Tracker):
+        def epoch(self, number: int, figures: Mapping[str, float]) -> None:
+            numbers.append(number)
+
+    with tracked_by(Listening()):
+        yield numbers

@@ -37,11 +37,14 @@ def test_the_last_round_gets_what_the_earlier_ones_leave(rounds: int, epochs: in
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])
-def test_as_many_filters_go_however_many_rounds_there_are(dataset: Dataset, tmp_path: Path, rounds: int) -> None:
+def test_as_many_filters_go_however_many_rounds_there_are(
+    dataset: Dataset, tmp_path: Path, rounds: int, told: list[int]
+) -> None:
     pruned, history = prune(dataset, tmp_path, 0.5, rounds=rounds, epochs=3)
     for name, filters in (("stem", 8), ("widen1", 16), ("widen2", 32), ("block1", 48)):
         assert pruned.get_layer(name).filters == pytest.approx(filters / 2, abs=1)
     assert len(history) == 3
+    assert told == [1, 2, 3]
 
 
 def test_an_interrupted_pruning_ends_as_an_undisturbed_one(
@@ -50,11 +53,11 @@ def test_an_interrupted_pruning_ends_as_an_undisturbed_one(
     expected, _ = prune(dataset, tmp_path / "undisturbed", 0.4)
     run, calls = filter_pruning.optimise, []
 
-    def stop_before_the_second(*arguments: Any) -> Any:
+    def stop_before_the_second(*arguments: Any, **more: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             raise Terminated
-        return run(*arguments)
+        return run(*arguments, **more)
 
     monkeypatch.setattr(filter_pruning, "optimise", stop_before_the_second)
     with pytest.raises(Terminated):
