@@ -295,8 +295,11 @@ class Export(Section):
 class Selection(Section):
     """Which candidate becomes the challenger, decided on validation only."""
 
+    prefer: Literal["smallest", "most_accurate"] = Field(
+        "smallest", description="which of the models that keep to all bounds below wins"
+    )
     max_accuracy_drop: float = Field(
-        0.01, ge=0, le=1, description="the smallest model within so much of the teacher's validation accuracy wins"
+        0.01, ge=0, le=1, description="loss of validation accuracy against the teacher that is accepted"
     )
     max_bytes: int = Field(150_000, ge=1000, description="byte budget of the model file")
     max_latency_us: float = Field(5000.0, gt=0, description="budget for one image on one thread, in microseconds")

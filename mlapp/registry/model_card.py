@@ -22,6 +22,7 @@ from mlapp.vetting.near_duplicates import CORRELATION
 from mlapp.vetting.verdict import Verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
+PREFERRED = {"smallest": ("smallest", "a smaller"), "most_accurate": ("most accurate", "a more accurate")}
 
 
 def write(
@@ -70,6 +71,7 @@ def write(
                 if (apart := model["scored"].accuracy_apart)
             ],
             candidates=candidates,
+            preferred=PREFERRED[_preference(stages)],
             pictures=pictures,
             command=command(stages),
             settings={f"{stage.stage} {stage.key[:12]}": _settings(stage) for stage in stages},
@@ -138,6 +140,12 @@ def _settings(stage: StageResult) -> str:
         {name: value for name, value in stage.config.items() if name not in stage.inputs and name != "registry"},
         ensure_ascii=False,
     )
+
+
+def _preference(stages: Sequence[StageResult]) -> str:
+    """What the choice preferred; results of before there was a setting for it chose the smallest."""
+    config = next((stage.config for stage in stages if "frontier" in stage.artifacts), {})
+    return str(config.get("prefer", "smallest"))
 
 
 def _candidates(stages: Sequence[StageResult]) -> list[dict[str, Any]]:

@@ -33,22 +33,20 @@ def place(candidates: Sequence[tuple[Candidate, str]], policy: Selection) -> lis
     ]
 
 
-def choose(placed: Sequence[Placed]) -> Placed:
-    """The smallest candidate that nothing keeps from being chosen; ties go to the more accurate, then the faster."""
+def choose(placed: Sequence[Placed], policy: Selection) -> Placed:
+    """The smallest, or most accurate, candidate that nothing keeps from being chosen; of equals the faster one."""
     qualified = [entry for entry in placed if entry.obstacle is None]
     if not qualified:
         told = "; ".join(f"{entry.candidate.label}: {entry.obstacle}" for entry in placed)
         raise UserError(
             f"no candidate meets the selection policy ({told}): loosen selection.*, or train longer or smaller"
         )
-    return min(
-        qualified,
-        key=lambda entry: (
-            entry.candidate.bytes,
-            -entry.candidate.validation_accuracy.value,
-            entry.candidate.latency_us.value,
-        ),
-    )
+
+    def rank(candidate: Candidate) -> tuple[float, float, float]:
+        size, error = candidate.bytes, -candidate.validation_accuracy.value
+        return (*((size, error) if policy.prefer == "smallest" else (error, size)), candidate.latency_us.value)
+
+    return min(qualified, key=lambda entry: rank(entry.candidate))
 
 
 def accuracy_floor(candidates: Sequence[tuple[Candidate, str]], policy: Selection) -> float:

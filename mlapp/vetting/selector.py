@@ -1,4 +1,4 @@
-"""Choose the challenger: the smallest model that stays close to the teacher, by validation alone."""
+"""Choose the challenger: the smallest model that stays close to the teacher, or the best, by validation alone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(config: SelectorConfig, workdir: Path) -> Outcome:
     candidates = [(candidate, uri) for uri, result in results.items() for candidate in read_candidates(result)]
     teacher, teacher_uri = teacher_of(candidates)
     placed = place(candidates, config)
-    chosen = choose(placed)
+    chosen = choose(placed, config)
     written = {name: workdir / f"{name}.json" for name in ("frontier", "challenger")}
     storage.write_text(written["frontier"], json.dumps([entry.model_dump(mode="json") for entry in placed], indent=2))
     storage.write_text(written["challenger"], chosen.model_dump_json(indent=2))

@@ -1,4 +1,4 @@
-"""The choice: by validation only, the smallest within the bounds, and a reason for every other."""
+"""The choice: by validation only, the smallest or best within the bounds, and a reason for every other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FLOAT = planted.candidate("small", "student", "float32", 0.913, 29_000, latency=
 
 def test_the_smallest_within_a_point_of_the_teacher_is_chosen() -> None:
     placed = frontier.place(entries(TEACHER, GOOD, SMALL, POOR, FLOAT), Selection())
-    assert frontier.choose(placed).candidate == SMALL
+    assert frontier.choose(placed, Selection()).candidate == SMALL
     reasons = {entry.candidate.label: entry.obstacle for entry in placed}
     assert reasons["poor int8"] == "88.00 % on validation, under the floor 91.00 %"
     assert reasons["small float32"] == "precision is not int8"
@@ -43,19 +43,22 @@ def test_the_smallest_within_a_point_of_the_teacher_is_chosen() -> None:
         ({"max_accuracy_drop": 0.05}, "poor"),
         ({"max_accuracy_drop": 0.006}, "good"),
         ({"precision": "any"}, "small"),
+        ({"prefer": "most_accurate", "max_accuracy_drop": 0.05}, "good"),
+        ({"prefer": "most_accurate", "max_accuracy_drop": 0.05, "max_bytes": 59_999}, "small"),
         ({"max_latency_us": 50, "max_accuracy_drop": 0.05}, "poor"),
     ],
 )
 def test_each_bound_of_the_policy_acts(change: dict[str, Any], chosen: str) -> None:
-    placed = frontier.place(entries(TEACHER, GOOD, SMALL, POOR, FLOAT), Selection(**change))
-    assert frontier.choose(placed).candidate.name == chosen
+    policy = Selection(**change)
+    placed = frontier.place(entries(TEACHER, GOOD, SMALL, POOR, FLOAT), policy)
+    assert frontier.choose(placed, policy).candidate.name == chosen
 
 
 def test_ties_in_size_go_to_the_more_accurate_then_the_faster() -> None:
     slow = planted.candidate("slow", "student", "int8", 0.915, 30_000, latency=80)
     fast = planted.candidate("fast", "student", "int8", 0.915, 30_000, latency=70)
     placed = frontier.place(entries(TEACHER, SMALL, slow, fast), Selection())
-    assert frontier.choose(placed).candidate.name == "fast"
+    assert frontier.choose(placed, Selection()).candidate.name == "fast"
 
 
 def test_the_frontier_is_what_nothing_beats_in_every_respect() -> None:
@@ -68,7 +71,7 @@ def test_the_baseline_stands_in_the_comparison_and_is_never_chosen() -> None:
     """Given boosted trees that are smaller, faster and more accurate than all networks, then they are not chosen."""
     trees = planted.candidate("xgboost", "baseline", "float32", 0.93, 5_000, latency=10)
     placed = frontier.place(entries(TEACHER, GOOD, SMALL, trees), Selection(precision="any"))
-    assert frontier.choose(placed).candidate == SMALL
+    assert frontier.choose(placed, Selection()).candidate == SMALL
     assert placed[-1].obstacle == "is the baseline, to compare with"
     assert [entry.candidate.name for entry in placed if entry.on_frontier] == ["xgboost"]
 
@@ -76,7 +79,7 @@ def test_the_baseline_stands_in_the_comparison_and_is_never_chosen() -> None:
 def test_without_a_qualified_candidate_every_obstacle_is_told() -> None:
     placed = frontier.place(entries(TEACHER, POOR), Selection(max_bytes=5000))
     with pytest.raises(UserError, match=r"poor int8: 10,000 bytes, over selection\.max_bytes 5,000"):
-        frontier.choose(placed)
+        frontier.choose(placed, Selection())
 
 
 def test_without_a_teacher_it_is_told() -> None:
