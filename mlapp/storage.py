@@ -198,4 +198,4 @@ def explain(error: Exception) -> UserError | None:
     if not isinstance(error, OSError):
         return None
     line = MENDABLE.get(error.errno or 0)
-    return UserError(line.format(str(error.filename or "the work directory")[:200])) if line else None
+    return UserError(line.format(str(error.filename or "the work directory")[:1000])) if line else None

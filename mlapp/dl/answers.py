@@ -55,7 +55,7 @@ def taught(dataset: Dataset, teacher: str, augmentation: str) -> Split:
 
 
 def taught_by(teacher: Any, train: Split, augmentation: str) -> Split:
-    """The same of a network at hand."""
+    """The split ``train`` with the answers of a network at hand, put together in the same way."""
     return replace(train, answers=_merged(answers_of(teacher, train), augmentation))
 
 
