@@ -74,7 +74,7 @@ def draw(placed: Sequence[Placed], chosen: Placed, teacher: Candidate, floor: fl
     kinds = [kind for kind in COLOURS if any(entry.candidate.kind == kind for entry in placed)]
     handles = [Line2D([], [], color=COLOURS[kind], marker="o", linestyle="", label=kind) for kind in kinds]
     handles += [Line2D([], [], color="#888", marker=mark, linestyle="", label=name) for name, mark in MARKERS.items()]
-    axes.legend(handles=handles + lines, fontsize=8, loc="lower right")
+    axes.legend(handles=handles + lines, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
     with storage.atomic_file(path) as draft:
         figure.savefig(draft, format="png", dpi=130)
 
