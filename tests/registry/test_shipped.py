@@ -1,4 +1,4 @@
-"""The champion that comes with the project is whole, small, as accurate as its card says, and tells of no machine."""
+"""The champions that come with the project are whole, small, as accurate as their cards say, and tell of no machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlapp.registry import catalogue
 from mlapp.vetting.scorer import score
 
 REGISTRY = Path(__file__).parents[2] / "production_models"
-SHIPPED = {"fashion_mnist": 100_000}
+SHIPPED = {"fashion_mnist": 100_000, "fashion_mnist_tiny": 32_000}
 TEXTS = {".json", ".jsonl", ".md", ".html", ""}
 OF_A_MACHINE = re.compile(r"(?<![\w.:/])/(home|root|tmp|work|Users|usr|opt|data|mnt)/")
 
