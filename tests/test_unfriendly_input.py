@@ -6,8 +6,10 @@ import gzip
 import io
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from mlapp.registry.bundle import Manifest, describe, verify
 from mlapp.result import StageResult
 from mlapp.schema import Config
 from mlapp.schema_policy import Vetting
-from tests.faults.inputs import MANIFEST
+from tests.faults.inputs import LABELS, MANIFEST
 
 # A folder is made once for all examples of a test: each writes its own files anew.
 ANY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -153,23 +155,34 @@ def test_any_text_as_a_cluster_a_history_or_a_result(tmp_path: Path, text: str) 
 
 
 @ANY
-@given(st.dictionaries(st.sampled_from([*MANIFEST, "history", "extra"]), JSON), st.binary(max_size=40))
+@given(
+    st.dictionaries(st.sampled_from([*MANIFEST, "history", "extra"]), JSON),
+    st.just(LABELS) | st.binary(max_size=40),
+)
 def test_any_manifest_is_refused_or_is_of_its_folders_files_alone(
     tmp_path: Path, changes: dict[str, Any], content: bytes
 ) -> None:
-    place = tmp_path / "m" / "0123456789ab"
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "labels.json").write_bytes(content)
+    """Given a manifest in a folder of its own name, as one has it who makes both, then each file is still looked at."""
     for text in (json.dumps({**MANIFEST, **changes}), content.decode(errors="replace")):
-        (place / "manifest.json").write_text(text, encoding="utf-8", errors="replace")
-        assert isinstance(told(lambda: verify(storage.at(place))), UserError)
+        (tmp_path / "manifest.json").write_text(text, encoding="utf-8", errors="replace")
+        made = told(lambda: Manifest.load(tmp_path / "manifest.json"))
+        place = tmp_path / "m" / (made.id if isinstance(made, Manifest) else "0123456789ab")
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "manifest.json", place)
+        (place / "labels.json").write_bytes(content)
+        found = told(partial(verify, storage.at(place)))
+        if isinstance(found, UserError):
+            assert content != LABELS or not isinstance(made, Manifest) or set(made.files) != {"labels.json"}
+        else:
+            assert set(found.files) == {"labels.json"}
+            assert content == LABELS
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "..", ".hidden", "a/b", "", "a" * 200, "a\nb"])
 @pytest.mark.parametrize("field", ["files", "model", "name", "predecessor"])
 def test_no_name_in_a_manifest_leads_out_of_the_registry(tmp_path: Path, name: str, field: str) -> None:
     """Given a bundle whose hashes are right, as one makes it who wants another file to be read, then it is refused."""
-    file = MANIFEST["files"]["labels.json"]  # type: ignore[index]
+    file = MANIFEST["files"]["labels.json"]
     odd = {"files": {name: file, "labels.json": file}} if field == "files" else {field: name}
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps({**MANIFEST, **odd}))

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -21,7 +22,7 @@ from mlapp.etl import idx, image_folder
 from mlapp.etl.unpack import unpack
 from mlapp.policy import POLICIES, policy_of
 from mlapp.registry import history
-from mlapp.registry.bundle import File, Manifest, verify
+from mlapp.registry.bundle import Manifest, verify
 from mlapp.result import StageResult
 from mlapp.schema_policy import Vetting
 
@@ -29,15 +30,15 @@ Take = Callable[[bytes, Path], object]
 IDX = struct.pack(">HBBIII", 0, 8, 3, 6, 4, 4) + bytes(range(96))
 LABELS = b"[]"
 FILE = {"sha256": hashlib.sha256(LABELS).hexdigest(), "bytes": len(LABELS)}
-MANIFEST = Manifest(
-    name="m",
-    files={"labels.json": File(**FILE)},
-    model="labels.json",
-    predecessor=None,
-    created="2026-08-26",
-    data={"name": "fashion_mnist"},
-    stages={"train": {"key": "k"}},
-)
+MANIFEST: dict[str, Any] = {
+    "name": "m",
+    "files": {"labels.json": FILE},
+    "model": "labels.json",
+    "predecessor": None,
+    "created": "2026-08-26",
+    "data": {"name": "fashion_mnist"},
+    "stages": {"train": {"key": "k"}},
+}
 RESULT = {
     "stage": "train",
     "key": "k",
@@ -88,7 +89,7 @@ def _written(content: bytes, path: Path) -> str:
 
 
 def _bundle(content: bytes, folder: Path) -> None:
-    place = folder / "m" / MANIFEST.id
+    place = folder / "m" / Manifest(**MANIFEST).id
     _written(content, place / "manifest.json")
     _written(LABELS, place / "labels.json")
     verify(storage.at(place))
@@ -126,7 +127,7 @@ KINDS: dict[str, tuple[bytes, Take]] = {
         lambda content, _: config.load("smoke", config.parse_overrides([_text(content)]), {}),
     ),
     "result.json": (json.dumps(RESULT).encode(), _result),
-    "manifest": (MANIFEST.model_dump_json(exclude_unset=True).encode(), _bundle),
+    "manifest": (json.dumps(MANIFEST).encode(), _bundle),
     "history": (LINES.encode(), lambda content, _: history.moves(_text(content), "HISTORY.jsonl")),
     "TF_CONFIG": (
         b'{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 0}}',
