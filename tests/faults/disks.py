@@ -36,7 +36,8 @@ def taken_away(
     """
     for step in steps:
         written = sum(path.stat().st_blocks * 512 for path in (run_in / step.name).rglob("*") if path.is_file())
-        written += sum(path.stat().st_size for path in (run_in / "registry").rglob("*")) if step.registry else 0
+        if step.name == "promote":
+            written += sum(path.stat().st_size for path in (run_in / "registry").rglob("*"))
         rooms = [f"full {max(4096, int(share * written))}" for share in shares]
         for what in ["read-only", *rooms]:
             made = fresh(folder / f"{step.name}-{what.replace(' ', '-')}")
