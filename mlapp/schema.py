@@ -208,13 +208,6 @@ class Training(Optimization, Network):
     """The teacher network."""
 
     width: float = Field(1.0, gt=0, le=8, description="multiplier of every layer's channels")
-    generations: int = Field(
-        1,
-        ge=1,
-        le=5,
-        description="networks to train one after the other, each for all epochs; each but the first learns from the "
-        "one before too, and the last one stays (born-again networks; Furlanello et al., 2018)",
-    )
 
 
 class Distillation(Optimization, Network):

@@ -50,13 +50,8 @@ def taught(dataset: Dataset, teacher: str, augmentation: str) -> Split:
     train = dataset.split("train")
     logits = _stored(StageResult.load(teacher), content_digest(dataset.result))
     if logits is None:
-        return taught_by(load_from(teacher), train, augmentation)
+        logits = answers_of(load_from(teacher), train)
     return replace(train, answers=_merged(logits, augmentation))
-
-
-def taught_by(teacher: Any, train: Split, augmentation: str) -> Split:
-    """The split ``train`` with the answers of a network at hand, put together in the same way."""
-    return replace(train, answers=_merged(answers_of(teacher, train), augmentation))
 
 
 def _stored(teacher: StageResult, data: str) -> Answers | None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from mlapp.dataset import Dataset, Split
+from mlapp.dataset import Dataset
 from mlapp.dl import answers, nets
-from mlapp.dl.answers import taught_by
 from mlapp.dl.devices import chosen, scaled
 from mlapp.dl.exporter import export
 from mlapp.dl.keras_model import evaluate, load, save
-from mlapp.dl.losses import Loss, classification, distillation
+from mlapp.dl.losses import classification
 from mlapp.dl.optimise import optimise
 from mlapp.dl.replicas import replicate, unreplicate
 from mlapp.dl.report import outcome
@@ -26,8 +24,6 @@ from mlapp.tuned import with_tuned
 
 __all__ = ["SEARCH_SPACE", "DnnTrainerConfig", "evaluate", "fit", "load", "run", "save"]
 
-log = logging.getLogger("mlapp")
-
 SEARCH_SPACE: SearchSpace = {
     "learning_rate": Real(low=1e-2, high=2e-1, log=True),
     "batch_size": Choice(of=(32, 64, 128, 256)),
@@ -36,7 +32,6 @@ SEARCH_SPACE: SearchSpace = {
     "warmup": Real(low=0.05, high=0.4),
     "augmentation": Choice(of=("none", "light", "strong")),
 }
-TEMPERATURE, ALPHA = 2.0, 0.7  # between generations: what students learn best with
 
 
 class DnnTrainerConfig(Training):
@@ -49,28 +44,11 @@ class DnnTrainerConfig(Training):
 
 
 def fit(config: Training, dataset: Dataset, folder: Path) -> tuple[Any, list[dict[str, float]]]:
-    """A trained network and its history, one record an epoch; ``folder`` keeps checkpoints to resume from.
-
-    A generation differs from the one before in its seed, and by it in first weights, order and checkpoints.
-    """
-    train, validation = dataset.split("train"), dataset.split("validation")
-    model, history = None, list[dict[str, float]]()
-    for seed in range(config.seed, config.seed + config.generations):
-        if model is not None:
-            log.info("generation %d of %d learns from the one before", seed - config.seed + 1, config.generations)
-            train = taught_by(unreplicate(model), train, config.augmentation)
-        model = replicate(nets.build_for(dataset, config, width=config.width, seed=seed))
-        own = config.model_copy(update={"seed": seed, "generations": 1})
-        loss = _loss(model, config, train)
-        history += optimise(model, loss, train, validation, own, folder, earlier_epochs=len(history))
+    """A trained network and its history, one record an epoch; ``folder`` keeps checkpoints to resume from."""
+    model = replicate(nets.build_for(dataset, config, width=config.width, seed=config.seed))
+    loss = classification(model, config.label_smoothing)
+    history = optimise(model, loss, dataset.split("train"), dataset.split("validation"), config, folder)
     return unreplicate(model), history
-
-
-def _loss(model: Any, config: Training, train: Split) -> Loss:
-    """The labels' loss, smoothed; with answers to learn from, which are soft themselves, both."""
-    if train.answers is None:
-        return classification(model, config.label_smoothing)
-    return distillation(model, temperature=TEMPERATURE, alpha=ALPHA, smoothing=0.0)
 
 
 def resolved(config: DnnTrainerConfig) -> DnnTrainerConfig:

@@ -80,7 +80,7 @@ def run(config: TunerConfig, workdir: Path) -> Outcome:
 
 
 def _settings(trainer: Any, config: TunerConfig) -> Section:
-    """The trainer's own config, as it is before anything is tuned; a trial is of one generation."""
+    """The trainer's own config, as it is before anything is tuned."""
     section = getattr(config, trainer.run.section)
     given = section.model_dump() | {"data": str(storage.at(config.data))}
     fields = trainer.run.config.model_fields
@@ -90,8 +90,6 @@ def _settings(trainer: Any, config: TunerConfig) -> Section:
         given["width"] = max(given["widths"])
     if config.epochs and "epochs" in given:
         given["epochs"] = min(given["epochs"], config.epochs)
-    if "generations" in fields:
-        given["generations"] = 1
     kind: type[Section] = trainer.run.config
     return configuration.validate(kind, given, {})
 

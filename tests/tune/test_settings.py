@@ -154,12 +154,6 @@ def test_distill_needs_its_teacher_and_takes_the_widest_student(config: Make, pl
     assert (settings.width, settings.epochs) == (0.5, 3)
 
 
-def test_a_trial_is_of_one_generation(config: Make) -> None:
-    settings = tuner._settings(dnn_trainer, config(training={"generations": 3}))
-    assert isinstance(settings, Training)
-    assert (settings.generations, settings.epochs) == (1, 4)
-
-
 def test_the_first_point_is_the_settings_moved_into_the_bounds() -> None:
     space = {
         "learning_rate": Real(low=0.02, high=0.1, log=True),
