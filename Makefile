@@ -39,7 +39,7 @@ run: env ## Run a whole DAG, by default the training: data, models, verdict, pro
 test: env ## Check style and types, run all tests
 	@source ./env.sh && ruff check . && ruff format --check . && mypy && python -m pytest $(PYTEST_ARGS)
 
-fault-test: env ## Kill stages, promote at once, spoil inputs, and count what does not survive (40 minutes)
+fault-test: env ## Kill stages, promote at once, spoil inputs, and count what does not survive (half an hour)
 	@source ./env.sh && PYTHONPATH="$$PYTHONPATH:$$PWD/tests" exec python -m tests.faults
 
 test-container: env ## Build, push, pull and run the training image with real tools (root, Debian; 10 minutes, 15 GB)

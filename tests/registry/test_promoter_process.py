@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,27 +14,15 @@ import pytest
 from mlapp import storage
 from mlapp.registry.bundle import verify
 from mlapp.result import StageResult
-
-KILLER = """
-import os, runpy, sys
-place, when = int(sys.argv.pop(1)), sys.argv.pop(1)
-replace, calls = os.replace, 0
-def dying(*paths):
-    global calls
-    calls += 1
-    if calls == place and when == "before": os._exit(9)
-    replace(*paths)
-    if calls == place: os._exit(9)
-os.replace = dying
-runpy.run_module("mlapp.registry.promoter", run_name="__main__", alter_sys=True)
-"""
+from tests.faults.kills import KILLER
 
 
 def command(folder: Path, data: StageResult, vetted: chain.Chain, *killer: str, work: str = "promote") -> list[str]:
-    start = [sys.executable, "-c", KILLER, *killer] if killer else [sys.executable, "-m", "mlapp.registry.promoter"]
+    start = ["-c", KILLER, *killer] if killer else ["-m"]
     return [
-        *(*start, "--verdict", vetted.vetted.uri, "--challenger", vetted.challenger.uri, "--data", data.uri),
-        *("--registry", str(folder / "registry"), "--workdir", str(folder / work), "tracking.wandb=off"),
+        *(sys.executable, *start, "mlapp.registry.promoter", "--verdict", vetted.vetted.uri),
+        *("--challenger", vetted.challenger.uri, "--data", data.uri, "--registry", str(folder / "registry")),
+        *("--workdir", str(folder / work), "tracking.wandb=off"),
     ]
 
 
@@ -54,7 +43,7 @@ def test_a_kill_at_any_file_move_leaves_the_registry_before_or_after(
 ) -> None:
     """Given a kill around each move (two cards, bundle, history, pointer, result), when rerun, then all is well."""
     killed = subprocess.run(command(tmp_path, planted_data, vetted, str(place), when), check=False, env=os.environ)
-    assert killed.returncode == 9
+    assert killed.returncode == -signal.SIGKILL
     named = chain.pointer(tmp_path).read()
     assert (named is not None) == (place > 5 or (place, when) == (5, "after"))
     if named:
