@@ -71,7 +71,9 @@ class Placement(Section):
     )
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32, description="labels of every job")
     deadline_hours: float = Field(8.0, gt=0, le=168, description="hours after which a job is ended, queue included")
-    poll_seconds: float = Field(30.0, ge=0.05, le=600, description="seconds between two looks at a job")
+    poll_seconds: float = Field(
+        30.0, ge=0.05, le=600, description="seconds between two looks at a job; 10 at least where the task is deferred"
+    )
     prices: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
         description="price an hour by machine type and accelerator type, `/spot` appended for spot capacity, "

@@ -26,6 +26,9 @@ class BadInput(SystemExit):
 
 
 VERTEX = "vertex"
+# The shortest deferral, seconds. Where a trigger fires before the scheduler has heard that the worker is free, which a
+# busy machine tells seconds later, Airflow up to 3.3.1 takes the resumed try for a failed one (apache/airflow#67287).
+SHORTEST_DEFERRAL_S = 10.0
 NO_SECOND_TRY = ExceptionRetryPolicy([RetryRule(BadInput, RetryAction.FAIL, reason="a retry cannot mend bad input")])
 
 
@@ -134,7 +137,7 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
         """Frees the worker, by a trigger of a provider: one of our own would not be where Composer's triggers run."""
         from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 
-        trigger = TimeDeltaTrigger(timedelta(seconds=seconds))
+        trigger = TimeDeltaTrigger(timedelta(seconds=max(seconds, SHORTEST_DEFERRAL_S)))
         return TaskDeferred(trigger=trigger, method_name="resume", kwargs={"waiting": asdict(waiting)})
 
     def _pause(self, seconds: float) -> None:

@@ -79,13 +79,14 @@ def test_where_nothing_may_be_deferred_the_task_waits_itself(vertex, config, mon
     assert stage.execute(case.context()) == stub.URI
 
 
-def test_only_a_providers_trigger_is_waited_with(vertex, config):
-    stage, _ = case.operator(config(poll_seconds=30), deferrable=True)
+@pytest.mark.parametrize(("seconds", "waited"), [(30, 30), (0.05, 10)])
+def test_only_a_providers_trigger_is_waited_with(vertex, config, seconds, waited):
+    stage, _ = case.operator(config(poll_seconds=seconds), deferrable=True)
     with pytest.raises(TaskDeferred) as deferred:
         stage.execute(case.context())
     trigger, given = deferred.value.trigger.serialize()
     assert trigger == "airflow.providers.standard.triggers.temporal.DateTimeTrigger"
-    assert 25 < (given["moment"] - datetime.now(UTC)).total_seconds() <= 30
+    assert waited - 5 < (given["moment"] - datetime.now(UTC)).total_seconds() <= waited
     assert len(json.dumps(deferred.value.kwargs)) < 300
 
 
