@@ -18,7 +18,7 @@ no training starts.
 from airflow.sdk import dag, task
 from stage_wiring import COMMON, HOURS, Stages
 from training_assets import DATA, announce_data
-from trigger_form import trigger_form
+from trigger_form import show_form, trigger_form
 
 
 @dag(
@@ -28,7 +28,6 @@ from trigger_form import trigger_form
     schedule="0 4 * * *",
     is_paused_upon_creation=True,
     dagrun_timeout=HOURS,
-    params=trigger_form("storage", "data", "quality", "transform", "cloud", "placement", "images"),
     tags=["data", "fashion-mnist"],
     **COMMON,
 )
@@ -41,4 +40,4 @@ def fashion_mnist_data() -> None:
     announced >> stages.summary([raw, report, data, profile])
 
 
-fashion_mnist_data()
+show_form(fashion_mnist_data(), trigger_form("storage", "data", "quality", "transform", "cloud", "placement", "images"))

@@ -31,7 +31,7 @@ from airflow.sdk import dag, task
 from approval import Approval
 from stage_wiring import BY, COMMON, HOURS, Stages, asked, setting_of
 from training_assets import DATA, MODEL, announce_model, is_news
-from trigger_form import trigger_form
+from trigger_form import show_form, trigger_form
 
 
 @dag(
@@ -40,7 +40,6 @@ from trigger_form import trigger_form
     # New data start it; nothing else that it depends on changes by itself.
     schedule=[DATA],
     dagrun_timeout=timedelta(days=5),  # of which a person may take three to approve
-    params=trigger_form(),
     tags=["training", "fashion-mnist"],
     **COMMON,
 )
@@ -118,4 +117,4 @@ def fashion_mnist_training() -> None:
     [summary, registered] >> logged
 
 
-fashion_mnist_training()
+show_form(fashion_mnist_training(), trigger_form())

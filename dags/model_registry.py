@@ -11,7 +11,7 @@ What there is: `python -m mlapp.registry list`.
 from airflow.sdk import Param, dag, task
 from registry_moves import move
 from stage_wiring import BY, COMMON, MINUTES
-from trigger_form import trigger_form
+from trigger_form import show_form, trigger_form
 
 WHAT = {
     "action": Param("rollback", enum=["rollback", "promote"], description="to the champion's predecessor, or a bundle"),
@@ -27,7 +27,6 @@ WHAT = {
     doc_md=__doc__,
     schedule=None,
     dagrun_timeout=MINUTES,
-    params={**WHAT, **trigger_form("storage", "promotion", "signing")},
     tags=["maintenance"],
     **COMMON,
 )
@@ -36,4 +35,4 @@ def model_registry() -> None:
     task(task_id="move")(move)("{{ params | tojson }}", BY)
 
 
-model_registry()
+show_form(model_registry(), {**WHAT, **trigger_form("storage", "promotion", "signing")})

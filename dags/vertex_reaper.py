@@ -16,7 +16,7 @@ from datetime import timedelta
 
 from airflow.sdk import dag, task
 from stage_wiring import COMMON, MINUTES
-from trigger_form import trigger_form
+from trigger_form import show_form, trigger_form
 from vertex_orphans import reap
 
 
@@ -27,7 +27,6 @@ from vertex_orphans import reap
     schedule=timedelta(minutes=15),
     is_paused_upon_creation=True,
     dagrun_timeout=MINUTES,
-    params=trigger_form("cloud", "placement"),
     tags=["maintenance"],
     **COMMON,
 )
@@ -36,4 +35,4 @@ def reaper() -> None:
     task(task_id="reap")(reap)("{{ params | tojson }}")
 
 
-reaper()
+show_form(reaper(), trigger_form("cloud", "placement"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.sdk import Param
+from airflow.sdk import DAG, Param
 
 from mlapp.config import DEFAULT_PRESET, DEPLOYMENTS, preset_names
 from mlapp.schema import Config
@@ -34,6 +34,15 @@ def trigger_form(*sections: str) -> dict[str, Param]:
         for field, given in schema["properties"].items():
             form[f"{name}.{field}"] = _param(given, section=f"{name.capitalize()}: {_purpose(model)}")
     return form
+
+
+def show_form(made: DAG, form: dict[str, Param]) -> None:
+    """Give a DAG its form, once its tasks are made: each task takes and serializes a copy of what the DAG has by then.
+
+    22 copies of 150 settings were 1.3 of the training DAG's 1.4 MB, and 2.2 CPU-seconds of each parsing. What a task
+    sees as ``params`` are its DAG's in any case.
+    """
+    made.params = form
 
 
 def _purpose(model: type) -> str:
