@@ -87,17 +87,17 @@ class Airflow:
             if len([run for run in runs if run["state"] in ("success", "failed")]) >= count:
                 return runs
             time.sleep(1)
-        pytest.fail(f"{dag_id} has no {count} finished runs: {runs}\n{self.told()}")
+        pytest.fail(f"{dag_id} has no {count} finished runs: {runs}\n{self.end_of_log()}")
 
     def until(self, true: Callable[[], Any], told: str) -> None:
         """Wait for something to come true."""
         deadline = time.monotonic() + PATIENCE_S
         while not true():
             if time.monotonic() > deadline:
-                pytest.fail(f"{told}\n{self.told()}")
+                pytest.fail(f"{told}\n{self.end_of_log()}")
             time.sleep(1)
 
-    def told(self) -> str:
+    def end_of_log(self) -> str:
         """The end of the log, without the API's requests: there is one each second that a test waits."""
         lines = Path(self.log.name).read_text().splitlines()
         return "\n".join([line for line in lines if "[http.access]" not in line][-60:])
@@ -115,7 +115,7 @@ def standalone(workspace: Workspace, *dags: str) -> Iterator[Airflow]:
                     break
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 pass
-            assert time.monotonic() < deadline, server.told()
+            assert time.monotonic() < deadline, server.end_of_log()
             time.sleep(1)
         yield server
     finally:
