@@ -78,7 +78,7 @@ class StageResult(Record):
     inputs: dict[str, str] = Field(description="input URI by name, as given")
     artifacts: dict[str, Artifact]
     metrics: dict[str, Metric]
-    timings: dict[str, float] = Field(description="wall_s, cpu_s, peak_rss_mb")
+    timings: dict[str, float] = Field(description="wall_s and cpu_s, of all tries that the work took, and peak_rss_mb")
     environment: dict[str, str]
     hops: list[Hop] = Field(
         default_factory=list, description="places that were tried, the last is where it ran; empty on a worker"

@@ -208,6 +208,11 @@ class Training(Optimization, Network):
     """The teacher network."""
 
     width: float = Field(1.0, gt=0, le=8, description="multiplier of every layer's channels")
+    both_sides: bool = Field(
+        False,
+        description="once trained with an augmentation that mirrors, answer with the mean over an image and its mirror "
+        "image: more accurate, twice the latency",
+    )
 
 
 class Distillation(Optimization, Network):

@@ -15,7 +15,6 @@ import platform
 import resource
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,9 +130,8 @@ class Stage(Generic[C]):
     def _compute(self, config: C, key: str, place: Workspace) -> StageResult:
         local, folder = place.local, place.workdir
         storage.remove(folder / RESULT)
-        place.resume()
+        spending = place.resume(key)
         tracking.began(self.name, key, config.model_dump(mode="json"))
-        wall, cpu = time.perf_counter(), _cpu_seconds()
         try:
             outcome = self.body(config, local)
         except BaseException as error:
@@ -147,11 +145,7 @@ class Stage(Generic[C]):
             inputs={name: " ".join(uris) for name, uris in _input_uris(config, self.inputs).items()},
             artifacts={name: _artifact(path, local, folder) for name, path in outcome.artifacts.items()},
             metrics=outcome.metrics,
-            timings={
-                "wall_s": round(time.perf_counter() - wall, 3),
-                "cpu_s": round(_cpu_seconds() - cpu, 3),
-                "peak_rss_mb": round(_peak_rss_mb(), 1),
-            },
+            timings={**spending.total(), "peak_rss_mb": round(_peak_rss_mb(), 1)},
             environment=_environment(self.module),
             hops=[Hop(**hop) for hop in json.loads(os.environ.get(HOPS, "[]"))],
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -218,13 +212,6 @@ def _lock(local: Path) -> Iterator[None]:
             log.info("another process works in %s: waiting for it", local)
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
-
-
-def _cpu_seconds() -> float:
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
 
 
 def _peak_rss_mb() -> float:

@@ -25,6 +25,7 @@ from upath import UPath
 
 from mlapp import storage
 from mlapp.errors import UserError
+from mlapp.spending import Spending
 
 log = logging.getLogger("mlapp")
 KEPT, OWNER, ARCHIVE = "kept", "worker.json", ".tar"
@@ -41,24 +42,27 @@ class Workspace:
         self._waiting: dict[Path, str] = {}
         self._kept: set[UPath] = set()
 
-    def resume(self) -> None:
-        """Bring back what an attempt that broke off has kept, and say in the work directory who works there now."""
-        if not self.remote:
+    def resume(self, key: str) -> Spending:
+        """Bring back what an attempt that broke off has kept, and say in the work directory who works there now.
+
+        Returns what the work of this ``key`` has cost so far.
+        """
+        self._spending = Spending(self.workdir, key)
+        if self.remote:
+            self._take_over()
+        else:
             for draft in self.local.rglob(f".*{storage.DRAFT}"):  # of a kill in the middle of `storage.atomic_file`
                 draft.unlink()
-            return
-        place = self.workdir / KEPT
-        for name in sorted(place.fs.find(place.path)):
-            kept = place / name.removeprefix(f"{place.path}/")
-            self._kept.add(kept)
-            with suppress(FileNotFoundError):  # another machine got its result in this moment
-                self._take_up(kept)
-        here = {"host": f"{socket.gethostname()}:{os.getpid()}", "at": datetime.now(UTC).isoformat(timespec="seconds")}
-        storage.write_text(place / OWNER, json.dumps(here))
-        self._kept.add(place / OWNER)
+        return self._spending
 
     def keep(self, folder: Path, pattern: str) -> None:
-        """Copy the files of ``folder`` that fit ``pattern``, unless that was done so lately that it costs too much."""
+        """Copy the files of ``folder`` that fit ``pattern``, unless that was done so lately that it costs too much.
+
+        Where the work directory is local, they are kept as they lie, and what they cost is noted.
+        """
+        if not self.remote:
+            self._spending.note()
+            return
         self._waiting[folder] = pattern
         if time.monotonic() >= self._next.get(folder, 0.0):
             self._copy(folder)
@@ -70,6 +74,7 @@ class Workspace:
 
     def forget(self) -> None:
         """Remove what was kept: the result stands."""
+        self._spending.forget()
         for kept in self._kept:
             storage.remove(kept)
         self._kept.clear()
@@ -80,6 +85,7 @@ class Workspace:
         target = self.workdir / KEPT / f"{folder.relative_to(self.local)}{ARCHIVE}"
         files = sorted(folder.glob(self._waiting.pop(folder)))
         try:
+            self._spending.note()
             with storage.atomic_file(target) as draft, tarfile.open(draft, "w") as archive:
                 for path in files:
                     archive.add(path, path.name)
@@ -89,6 +95,17 @@ class Workspace:
             self._kept.add(target)
         now = time.monotonic()
         self._next[folder] = now + (now - began) / SHARE
+
+    def _take_over(self) -> None:
+        place = self.workdir / KEPT
+        for name in sorted(place.fs.find(place.path)):
+            kept = place / name.removeprefix(f"{place.path}/")
+            self._kept.add(kept)
+            with suppress(FileNotFoundError):  # another machine got its result in this moment
+                self._take_up(kept)
+        here = {"host": f"{socket.gethostname()}:{os.getpid()}", "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        storage.write_text(place / OWNER, json.dumps(here))
+        self._kept.add(place / OWNER)
 
     def _take_up(self, kept: UPath) -> None:
         if kept.suffix != ARCHIVE:
@@ -111,35 +128,39 @@ def _is_plain(member: tarfile.TarInfo) -> bool:
 @contextmanager
 def workspace(workdir: UPath) -> Iterator[Workspace]:
     """A place to work in: ``workdir`` itself where it is local, else a scratch folder removed afterwards."""
-    if storage.is_local(workdir):
-        folder = Path(workdir.path)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise UserError(f"cannot make the work directory {folder} ({reason}): give another --workdir") from error
-        yield Workspace(folder, workdir)
-        return
-    place = Workspace(Path(tempfile.mkdtemp(prefix="mlapp-work-")), workdir)
-    _remote.append(place)
+    place = Workspace(_folder(workdir), workdir)
+    _open.append(place)
     try:
         yield place
     except BaseException:
         place.keep_waiting()
         raise
     finally:
-        _remote.remove(place)
-        shutil.rmtree(place.local)
+        _open.remove(place)
+        if place.remote:
+            shutil.rmtree(place.local)
+
+
+def _folder(workdir: UPath) -> Path:
+    if not storage.is_local(workdir):
+        return Path(tempfile.mkdtemp(prefix="mlapp-work-"))
+    folder = Path(workdir.path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"cannot make the work directory {folder} ({reason}): give another --workdir") from error
+    return folder
 
 
 def keep(folder: Path, pattern: str = "*") -> None:
     """Have the next start of this work find the files of ``folder`` as they are now, on whatever machine it is.
 
-    To be called when they are consistent. Does nothing in a local work directory, where they are kept anyway.
+    To be called when they are consistent. What the work has cost until now is noted beside them.
     """
-    for place in _remote:
+    for place in _open:
         if folder.is_relative_to(place.local):
             place.keep(folder, pattern)
 
 
-_remote: list[Workspace] = []
+_open: list[Workspace] = []

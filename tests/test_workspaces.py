@@ -92,6 +92,7 @@ def test_keeping_often_costs_a_tenth_of_the_time_at_most(remote: UPath, monkeypa
     monkeypatch.setattr(storage, "put", slow)
     monkeypatch.setattr(workspaces.time, "monotonic", lambda: now)
     with suppress(Terminated), workspace(remote) as place:
+        place.resume("key")
         (place.local / "state").mkdir()
         for _ in range(25):
             workspaces.keep(place.local / "state")

@@ -64,6 +64,6 @@ def _stored(teacher: StageResult, data: str) -> Answers | None:
 
 
 def _merged(logits: Answers, augmentation: str) -> Answers:
-    sides = logits[:1] if POLICIES[augmentation].flip == "never" else logits
+    sides = logits if POLICIES[augmentation].mirrors else logits[:1]
     merged: Answers = sides.mean(0, dtype=np.float32).astype(np.float16)
     return merged

@@ -29,6 +29,11 @@ class Policy:
     cutout: int = 0
     whole_pixels: bool = False
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether a network learns both sides of an image."""
+        return self.flip != "never"
+
 
 POLICIES = {
     "none": Policy(),
@@ -77,7 +82,7 @@ def random_transforms(policy: Policy, shape: Any, seed: Any, mirrored: Any = Non
         shift_x, shift_y = tf.round(shift_x), tf.round(shift_y)
     if mirrored is None or policy.flip == "random":
         mirrored = draws[6] < 0
-    mirror = tf.ones(batch) if policy.flip == "never" else tf.where(mirrored, -1.0, 1.0)
+    mirror = tf.where(mirrored, -1.0, 1.0) if policy.mirrors else tf.ones(batch)
     # Rows of rotation · shear · zoom · mirror, then a translation that keeps the centre in place.
     a = tf.cos(angle) * zoom_x * mirror
     b = -tf.sin(angle + shear) * zoom_y

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from mlapp.dataset import Dataset
 from mlapp.dl import answers, nets
+from mlapp.dl.augment import POLICIES
 from mlapp.dl.devices import chosen, scaled
 from mlapp.dl.exporter import export
 from mlapp.dl.keras_model import evaluate, load, save
@@ -62,6 +63,9 @@ def run(config: DnnTrainerConfig, workdir: Path) -> Outcome:
     dataset = Dataset.open(config.data)
     with chosen(config.devices):
         model, history = fit(config, dataset, workdir)
+    both_sides = config.both_sides and POLICIES[config.augmentation].mirrors
+    if both_sides:
+        model = nets.with_both_sides(model, dataset, config)
     artifacts, candidates = export(
         model,
         dataset,
@@ -69,7 +73,8 @@ def run(config: DnnTrainerConfig, workdir: Path) -> Outcome:
         workdir,
         name="teacher",
         kind="teacher",
-        description=f"{config.architecture}, width {config.width:g}, {len(history)} epochs",
+        description=f"{config.architecture}, width {config.width:g}, {len(history)} epochs"
+        + (", mean over an image and its mirror image" if both_sides else ""),
     )
     artifacts[answers.ARTIFACT] = answers.write(model, dataset, workdir)
     return outcome(workdir, artifacts, candidates, history)

@@ -6,7 +6,9 @@ from typing import Any
 
 from mlapp.dataset import Dataset
 from mlapp.dl.backend import keras, tf
-from mlapp.schema import Architecture, Network
+from mlapp.schema import Architecture, Network, Training
+
+SIDES = "sides"  # the layer that puts the images' mirror images beside them
 
 
 def build(
@@ -17,12 +19,14 @@ def build(
     width: float = 1.0,
     depth: int = 1,
     seed: int = 0,
+    both_sides: bool = False,
 ) -> Any:
     """A new network of the named architecture, its channels multiplied by ``width`` and rounded to multiples of 8.
 
     By eights because kernels compute by eights: 12, 24 and 36 channels in int8 take 90 µs, 8, 24 and 40 take 68.
 
-    ``depth`` is how many residual convolutions a network (not cnn3) ends with.
+    ``depth`` is how many residual convolutions a network (not cnn3) ends with. With ``both_sides`` it answers with the
+    mean over an image and its mirror image; its weights are those of the network without.
     """
     tf.keras.utils.set_random_seed(seed)
 
@@ -30,13 +34,22 @@ def build(
         return max(8, round(channels * width / 8) * 8)
 
     image = keras.layers.Input(shape, name="image")
-    pixels = keras.layers.Rescaling(1 / 255, name="scale")(image)
+    views = keras.layers.Concatenate(axis=0, name=SIDES)([image, tf.reverse(image, [2])]) if both_sides else image
+    pixels = keras.layers.Rescaling(1 / 255, name="scale")(views)
     body = {"convnet": _convnet, "deepnet": _deepnet, "poolnet": _poolnet, "cnn3": _cnn3}[architecture]
     logits = keras.layers.Dense(classes, name="logits")(body(pixels, scaled, depth))
-    return keras.Model(image, logits, name=architecture)
+    answer = tf.reduce_mean(tf.reshape(logits, (2, -1, classes)), axis=0) if both_sides else logits
+    return keras.Model(image, answer, name=architecture)
 
 
-def build_for(dataset: Dataset, network: Network, *, width: float, seed: int) -> Any:
+def with_both_sides(model: Any, dataset: Dataset, training: Training) -> Any:
+    """A trained network of these settings, answering with the mean over an image and its mirror image."""
+    twin = build_for(dataset, training, width=training.width, seed=training.seed, both_sides=True)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def build_for(dataset: Dataset, network: Network, *, width: float, seed: int, both_sides: bool = False) -> Any:
     """A new network of these settings for the images and classes of a data set."""
     return build(
         network.architecture,
@@ -45,6 +58,7 @@ def build_for(dataset: Dataset, network: Network, *, width: float, seed: int) ->
         width=width,
         depth=network.depth,
         seed=seed,
+        both_sides=both_sides,
     )
 
 
@@ -132,12 +146,12 @@ def training_multiply_accumulates(model: Any) -> int:
 
 
 def _by_layer(model: Any) -> list[int]:
-    counts = []
+    counts, views = [], 2 if any(layer.name == SIDES for layer in model.layers) else 1
     for layer in model.layers:
         kernel = getattr(layer, "kernel", None)
         if isinstance(layer, keras.layers.Conv2D):
             _, height, width, _ = layer.output_shape
-            counts.append(height * width * int(tf.size(kernel)))
+            counts.append(views * height * width * int(tf.size(kernel)))
         elif isinstance(layer, keras.layers.Dense):
-            counts.append(int(tf.size(kernel)))
+            counts.append(views * int(tf.size(kernel)))
     return counts

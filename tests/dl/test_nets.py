@@ -47,3 +47,18 @@ def test_same_seed_gives_the_same_network_and_another_seed_another() -> None:
     )
     assert np.array_equal(first, same)
     assert not np.array_equal(first, other)
+
+
+def test_a_network_of_both_sides_answers_with_their_mean_and_counts_double() -> None:
+    shape = (20, 24, 3)
+    plain = nets.build("convnet", shape=shape, classes=7, width=0.125)
+    both = nets.build("convnet", shape=shape, classes=7, width=0.125, seed=1, both_sides=True)
+    both.set_weights(plain.get_weights())
+    images = np.random.default_rng(0).uniform(0, 255, (5, *shape)).astype(np.float32)
+    mirrored = np.ascontiguousarray(images[:, :, ::-1])
+    mean = (plain(images).numpy() + plain(mirrored).numpy()) / 2
+    assert np.allclose(both(images), mean, atol=1e-5)
+    assert np.allclose(both(mirrored), mean, atol=1e-5)
+    assert not np.allclose(plain(images), mean, atol=1e-3)
+    assert both.count_params() == plain.count_params()
+    assert nets.multiply_accumulates(both) == 2 * nets.multiply_accumulates(plain)

@@ -10,13 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlapp.candidate import read_candidates
+from mlapp.dataset import Dataset
 from mlapp.dl import dnn_pruner, dnn_trainer, keras_model, knowledge_distiller
 from mlapp.errors import UserError
 from mlapp.result import StageResult
 from mlapp.schema import Export
+from mlapp.vetting.scorer import score
 
 FAST: dict[str, Any] = {"epochs": 1, "batch_size": 50, "export": Export(representative_images=50, latency_runs=20)}
 
@@ -65,6 +68,24 @@ def test_a_trainer_leaves_its_model_candidates_history_and_curves(teacher: Stage
 def test_a_second_run_takes_up_the_result(data_uri: str, folder: Path, teacher: StageResult) -> None:
     config = dnn_trainer.DnnTrainerConfig(data=data_uri, width=0.25, **FAST)
     assert dnn_trainer.run(config, folder / "teacher").finished == teacher.finished
+
+
+@pytest.mark.parametrize("augmentation", ["light", "none"])
+def test_a_teacher_of_both_sides_is_measured_as_such(
+    data_uri: str, tmp_path: Path, teacher: StageResult, augmentation: str
+) -> None:
+    """Given images that were never mirrored in training, then their mirror images are not asked for."""
+    settings = {"data": data_uri, "width": 0.25, "augmentation": augmentation, "both_sides": True, **FAST}
+    result = dnn_trainer.run(dnn_trainer.DnnTrainerConfig(**settings), tmp_path)
+    float32, int8 = read_candidates(result)
+    mirrors = augmentation == "light"
+    assert float32.macs == int8.macs == (2 if mirrors else 1) * read_candidates(teacher)[0].macs
+    assert ("mirror image" in float32.description) == mirrors
+    model, images = keras_model.load(result.local("keras")), Dataset.open(data_uri).split("test").images[:50]
+    answers, reversed_ = (model.predict(np.ascontiguousarray(images[:, :, ::way]), verbose=0) for way in (1, -1))
+    assert np.allclose(answers, reversed_, atol=1e-4) == mirrors
+    for precision, atol in (("float32", 1e-4), ("int8", 0.1 * np.ptp(answers))):
+        assert np.allclose(score(result.local(precision), images), answers, atol=atol)
 
 
 def test_students_are_named_by_their_width(students: list[StageResult]) -> None:

@@ -1,0 +1,56 @@
+"""What a work has cost over all the tries that it took: a machine that was taken away has done its part of it too."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import time
+
+from upath import UPath
+
+from mlapp import storage
+
+log = logging.getLogger("mlapp")
+SPENT = "spent.json"
+Spent = dict[str, float]
+NOTHING: Spent = {"wall_s": 0.0, "cpu_s": 0.0}
+
+
+class Spending:
+    """Clocks that run from now on, on top of what earlier tries of the same work have noted in its work directory.
+
+    What is spent after the last note of a try that is killed, since its last checkpoint, is not known.
+    """
+
+    def __init__(self, workdir: UPath, key: str) -> None:
+        self._path, self._key = workdir / SPENT, key
+        self._earlier = self._noted()
+        self._began = _clocks()
+
+    def total(self) -> Spent:
+        """Seconds by the wall, and of processors, of this process and of its children that have ended."""
+        return {name: round(self._earlier[name] + now - self._began[name], 3) for name, now in _clocks().items()}
+
+    def note(self) -> None:
+        """Write the total down for the next try."""
+        storage.write_text(self._path, json.dumps({"key": self._key, **self.total()}))
+
+    def forget(self) -> None:
+        """Remove the note: the result tells the total."""
+        storage.remove(self._path)
+
+    def _noted(self) -> Spent:
+        try:
+            noted = json.loads(storage.read_text(self._path))
+            return {name: float(noted[name]) for name in NOTHING} if noted["key"] == self._key else NOTHING
+        except FileNotFoundError:
+            return NOTHING
+        except (ValueError, KeyError, TypeError):
+            log.warning("%s does not tell what earlier tries spent: counting from now on", self._path)
+            return NOTHING
+
+
+def _clocks() -> Spent:
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {"wall_s": time.perf_counter(), "cpu_s": sum(usage.ru_utime + usage.ru_stime for usage in usages)}
