@@ -18,18 +18,6 @@ Code = grpc.StatusCode
 ACCOUNT = "stages@p-one-1.iam.gserviceaccount.com"
 
 
-@pytest.fixture
-def vertex(monkeypatch):
-    with case.vertex(monkeypatch) as service:
-        yield service
-
-
-@pytest.fixture
-def config(cloud, request):
-    name = request.node.name.partition("[")[0]
-    return lambda *places, **placement: case.settings(f"gs://models/{name}", *places, **placement)
-
-
 @pytest.mark.parametrize(
     ("code", "message", "reason", "command"),
     [

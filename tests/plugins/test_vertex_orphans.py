@@ -28,12 +28,6 @@ class Airflow:
 
 
 @pytest.fixture
-def vertex(monkeypatch):
-    with case.vertex(monkeypatch) as service:
-        yield service
-
-
-@pytest.fixture
 def reap(monkeypatch):
     """A function that reaps in an Airflow where tasks have these states; gives the names of cancelled jobs."""
 
