@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,6 @@ from mlapp.trackers.run_folder import RunFolder
 EXPERIMENT, RUN = "fashion-mnist", "2026-08-26-manual-2026-08-26T12-00"
 NAME = "2026-08-26-manual-2026-08-26t12-00"
 STORE = f"projects/{NUMBER}/locations/{REGION}/metadataStores/default"
-
-
-@pytest.fixture
-def vertex(monkeypatch: pytest.MonkeyPatch) -> Iterator[vertex_models.Vertex]:
-    made = vertex_models.Vertex()
-    with vertex_models.serving(made) as environ:
-        for name, value in environ.items():
-            monkeypatch.setenv(name, value)
-        yield made
 
 
 @pytest.fixture
