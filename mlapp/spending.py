@@ -18,37 +18,34 @@ NOTHING: Spent = {"wall_s": 0.0, "cpu_s": 0.0}
 
 
 class Spending:
-    """Clocks that run from now on, on top of what earlier tries of the same work have noted in its work directory.
+    """Clocks that run from now on, on top of what earlier tries of the same work have noted in the file ``note``.
 
     What is spent after the last note of a try that is killed, since its last checkpoint, is not known.
     """
 
-    def __init__(self, workdir: UPath, key: str) -> None:
-        self._path, self._key = workdir / SPENT, key
-        self._earlier = self._noted()
+    def __init__(self, note: UPath, key: str) -> None:
+        self.note, self._key = note, key
+        self._earlier = NOTHING
         self._began = _clocks()
+
+    def take_up(self) -> None:
+        """Count what earlier tries have noted, if they have."""
+        try:
+            noted = json.loads(storage.read_text(self.note))
+            if noted["key"] == self._key:
+                self._earlier = {name: float(noted[name]) for name in NOTHING}
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError):
+            log.warning("%s does not tell what earlier tries spent: counting from now on", self.note)
 
     def total(self) -> Spent:
         """Seconds by the wall, and of processors, of this process and of its children that have ended."""
         return {name: round(self._earlier[name] + now - self._began[name], 3) for name, now in _clocks().items()}
 
-    def note(self) -> None:
-        """Write the total down for the next try."""
-        storage.write_text(self._path, json.dumps({"key": self._key, **self.total()}))
-
-    def forget(self) -> None:
-        """Remove the note: the result tells the total."""
-        storage.remove(self._path)
-
-    def _noted(self) -> Spent:
-        try:
-            noted = json.loads(storage.read_text(self._path))
-            return {name: float(noted[name]) for name in NOTHING} if noted["key"] == self._key else NOTHING
-        except FileNotFoundError:
-            return NOTHING
-        except (ValueError, KeyError, TypeError):
-            log.warning("%s does not tell what earlier tries spent: counting from now on", self._path)
-            return NOTHING
+    def write(self) -> None:
+        """Note the total for the next try."""
+        storage.write_text(self.note, json.dumps({"key": self._key, **self.total()}))
 
 
 def _clocks() -> Spent:

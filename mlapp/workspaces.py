@@ -25,7 +25,7 @@ from upath import UPath
 
 from mlapp import storage
 from mlapp.errors import UserError
-from mlapp.spending import Spending
+from mlapp.spending import SPENT, Spending
 
 log = logging.getLogger("mlapp")
 KEPT, OWNER, ARCHIVE = "kept", "worker.json", ".tar"
@@ -47,12 +47,13 @@ class Workspace:
 
         Returns what the work of this ``key`` has cost so far.
         """
-        self._spending = Spending(self.workdir, key)
+        self._spending = Spending((self.workdir / KEPT if self.remote else self.workdir) / SPENT, key)
         if self.remote:
             self._take_over()
         else:
             for draft in self.local.rglob(f".*{storage.DRAFT}"):  # of a kill in the middle of `storage.atomic_file`
                 draft.unlink()
+            self._take_up(self._spending.note)
         return self._spending
 
     def keep(self, folder: Path, pattern: str) -> None:
@@ -61,7 +62,7 @@ class Workspace:
         Where the work directory is local, they are kept as they lie, and what they cost is noted.
         """
         if not self.remote:
-            self._spending.note()
+            self._spending.write()
             return
         self._waiting[folder] = pattern
         if time.monotonic() >= self._next.get(folder, 0.0):
@@ -74,7 +75,6 @@ class Workspace:
 
     def forget(self) -> None:
         """Remove what was kept: the result stands."""
-        self._spending.forget()
         for kept in self._kept:
             storage.remove(kept)
         self._kept.clear()
@@ -85,7 +85,8 @@ class Workspace:
         target = self.workdir / KEPT / f"{folder.relative_to(self.local)}{ARCHIVE}"
         files = sorted(folder.glob(self._waiting.pop(folder)))
         try:
-            self._spending.note()
+            self._spending.write()
+            self._kept.add(self._spending.note)
             with storage.atomic_file(target) as draft, tarfile.open(draft, "w") as archive:
                 for path in files:
                     archive.add(path, path.name)
@@ -100,7 +101,6 @@ class Workspace:
         place = self.workdir / KEPT
         for name in sorted(place.fs.find(place.path)):
             kept = place / name.removeprefix(f"{place.path}/")
-            self._kept.add(kept)
             with suppress(FileNotFoundError):  # another machine got its result in this moment
                 self._take_up(kept)
         here = {"host": f"{socket.gethostname()}:{os.getpid()}", "at": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -108,6 +108,10 @@ class Workspace:
         self._kept.add(place / OWNER)
 
     def _take_up(self, kept: UPath) -> None:
+        self._kept.add(kept)
+        if kept == self._spending.note:
+            self._spending.take_up()
+            return
         if kept.suffix != ARCHIVE:
             log.info("another process began this on %s", " at ".join(json.loads(storage.read_text(kept)).values()))
             return

@@ -18,6 +18,10 @@ from mlapp.spending import NOTHING, SPENT, Spending
 from tests.counting_stage import Counting, run
 
 
+def note_of(workdir: UPath) -> UPath:
+    return (workdir if storage.is_local(workdir) else workdir / workspaces.KEPT) / SPENT
+
+
 @pytest.fixture(params=["disk", "memory"])
 def workdir(request: pytest.FixtureRequest, tmp_path: Path) -> UPath:
     """A work directory here, and in what stands for a store."""
@@ -44,7 +48,7 @@ def test_timings_are_of_all_tries(workdir: UPath, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(spending, "_clocks", lambda: dict.fromkeys(NOTHING, next(ticks)))
     interrupted(workdir, monkeypatch)
     interrupted(workdir, monkeypatch)
-    assert json.loads(storage.read_text(workdir / SPENT)).items() >= {"wall_s": 20.0, "cpu_s": 20.0}.items()
+    assert json.loads(storage.read_text(note_of(workdir))).items() >= {"wall_s": 20.0, "cpu_s": 20.0}.items()
     began = next(ticks)
     result = run(Counting(), str(workdir))
     last_try = next(ticks) - began - 20.0
@@ -54,11 +58,11 @@ def test_timings_are_of_all_tries(workdir: UPath, monkeypatch: pytest.MonkeyPatc
 def test_no_note_is_left_when_the_result_stands(workdir: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted(workdir, monkeypatch)
     run(Counting(), str(workdir))
-    assert not (workdir / SPENT).exists()
+    assert not note_of(workdir).exists()
 
 
 def test_what_other_settings_spent_does_not_count(workdir: UPath) -> None:
-    storage.write_text(workdir / SPENT, json.dumps({"key": "another", "wall_s": 1e6, "cpu_s": 1e6}))
+    storage.write_text(note_of(workdir), json.dumps({"key": "another", "wall_s": 1e6, "cpu_s": 1e6}))
     assert run(Counting(), str(workdir)).timings["wall_s"] < 1e6
 
 
@@ -66,13 +70,15 @@ def test_what_other_settings_spent_does_not_count(workdir: UPath) -> None:
 def test_a_note_that_tells_nothing_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture, noted: str) -> None:
     caplog.set_level(logging.WARNING)
     (tmp_path / SPENT).write_text(noted)
-    assert Spending(storage.at(tmp_path), "k").total()["wall_s"] < 10
+    spent = Spending(storage.at(tmp_path / SPENT), "k")
+    spent.take_up()
+    assert spent.total()["wall_s"] < 10
     assert "counting from now on" in caplog.text
 
 
 def test_processors_of_children_count(tmp_path: Path) -> None:
     """Given a child that computes for half a second of a processor's time, then its seconds are in the total."""
-    spent = Spending(storage.at(tmp_path), "k")
+    spent = Spending(storage.at(tmp_path / SPENT), "k")
     work = "import time\nwhile time.process_time() < .5: pass"
     subprocess.run([sys.executable, "-c", work], check=True)
     assert spent.total()["cpu_s"] >= 0.5

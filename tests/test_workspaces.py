@@ -62,7 +62,7 @@ def test_what_was_kept_goes_when_the_result_stands(remote: UPath, caplog: pytest
     caplog.set_level(logging.INFO)
     with pytest.raises(Terminated):
         run(Counting(stop_at=1), str(remote))
-    assert kept(remote) == ["numbers.tar", "worker.json"]
+    assert kept(remote) == ["numbers.tar", "spent.json", "worker.json"]
     assert json.loads((remote / KEPT / "worker.json").read_text()).keys() == {"host", "at"}
     run(Counting(), str(remote))
     assert kept(remote) == []

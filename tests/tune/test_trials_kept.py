@@ -18,6 +18,7 @@ from mlapp.workspaces import workspace
 def test_trials_in_a_remote_work_directory_are_there_for_the_next_start() -> None:
     workdir = storage.at(f"memory://{uuid.uuid4().hex}")
     with suppress(Terminated), workspace(workdir) as place:
+        place.resume("key")
         trials = Trials(place.local, Tuning())
         trials.put(Trial(number=1, parameters={"rate": 0.1}, state="finished", accuracies={1: 0.5}))
         trials.put(Trial(number=2, parameters={"rate": 0.2}))
@@ -25,7 +26,7 @@ def test_trials_in_a_remote_work_directory_are_there_for_the_next_start() -> Non
         raise Terminated
 
     with workspace(workdir) as place:
-        place.resume()
+        place.resume("key")
         again = Trials(place.local, Tuning())
         assert [trial.number for trial in again.over] == [1]
         assert [trial.number for trial in again.interrupted] == [2]
