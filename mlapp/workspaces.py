@@ -41,6 +41,7 @@ class Workspace:
         self._next: dict[Path, float] = {}
         self._waiting: dict[Path, str] = {}
         self._kept: set[UPath] = set()
+        self._folders: set[Path] = set()
 
     def resume(self, key: str) -> Spending:
         """Bring back what an attempt that broke off has kept, and say in the work directory who works there now.
@@ -62,16 +63,19 @@ class Workspace:
         Where the work directory is local, they are kept as they lie, and what they cost is noted.
         """
         if not self.remote:
+            self._folders.add(folder)
             self._spending.write()
             return
         self._waiting[folder] = pattern
         if time.monotonic() >= self._next.get(folder, 0.0):
             self._copy(folder)
 
-    def keep_waiting(self) -> None:
-        """Copy what was not, for it had been done lately."""
+    def leave(self) -> None:
+        """Leave unfinished work to the next start: copy what was not lately, and no note of what is there no more."""
         for folder in [*self._waiting]:
             self._copy(folder)
+        if self._folders and not any(folder.exists() for folder in self._folders):
+            storage.remove(self._spending.note)
 
     def forget(self) -> None:
         """Remove what was kept: the result stands."""
@@ -137,7 +141,7 @@ def workspace(workdir: UPath) -> Iterator[Workspace]:
     try:
         yield place
     except BaseException:
-        place.keep_waiting()
+        place.leave()
         raise
     finally:
         _open.remove(place)
