@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from mlapp import storage
 from mlapp.dataset import Dataset, Split, content_digest
+from mlapp.dl import nets
 from mlapp.dl.augment import POLICIES
 from mlapp.dl.backend import tf
 from mlapp.dl.feed import evaluation_batches
@@ -25,11 +26,16 @@ Answers = npt.NDArray[np.float16]
 
 
 def answers_of(teacher: Any, split: Split) -> Answers:
-    """Logits (2, n, classes) of a network: to every image as it is, and to its mirror image."""
+    """Logits (2, n, classes) of a network: to every image as it is, and to its mirror image.
+
+    A network that answers with the mean over both sides cannot tell them apart, and is asked once.
+    """
+    alike = nets.answers_both_sides(teacher)
 
     @tf.function(reduce_retracing=True)
     def answer(images: Any) -> Any:
-        return tf.stack([teacher(images, training=False), teacher(images[:, :, ::-1], training=False)])
+        plain = teacher(images, training=False)
+        return tf.stack([plain, plain if alike else teacher(images[:, :, ::-1], training=False)])
 
     return np.concatenate([answer(images).numpy().astype(np.float16) for images, _ in evaluation_batches(split)], 1)
 

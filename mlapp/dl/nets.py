@@ -49,6 +49,11 @@ def with_both_sides(model: Any, dataset: Dataset, training: Training) -> Any:
     return twin
 
 
+def answers_both_sides(model: Any) -> bool:
+    """Whether a network answers with the mean over an image and its mirror image."""
+    return any(layer.name == SIDES for layer in model.layers)
+
+
 def build_for(dataset: Dataset, network: Network, *, width: float, seed: int, both_sides: bool = False) -> Any:
     """A new network of these settings for the images and classes of a data set."""
     return build(
@@ -146,7 +151,7 @@ def training_multiply_accumulates(model: Any) -> int:
 
 
 def _by_layer(model: Any) -> list[int]:
-    counts, views = [], 2 if any(layer.name == SIDES for layer in model.layers) else 1
+    counts, views = [], 2 if answers_both_sides(model) else 1
     for layer in model.layers:
         kernel = getattr(layer, "kernel", None)
         if isinstance(layer, keras.layers.Conv2D):

@@ -47,6 +47,23 @@ def test_both_sides_of_every_image_are_answered_in_order(dataset: Dataset, netwo
     np.testing.assert_allclose(mirrored, network(images[:, :, ::-1]), rtol=2e-3, atol=2e-3)
 
 
+def test_a_network_of_both_sides_is_asked_once_an_image(dataset: Dataset) -> None:
+    network = nets.build("convnet", shape=(28, 28, 1), classes=10, width=0.125, seed=3, both_sides=True)
+    train, asked = dataset.split("train"), []
+
+    class Counted:
+        layers = network.layers
+
+        def __call__(self, images: Any, training: bool) -> Any:
+            asked.append(images.shape)
+            return network(images, training=training)
+
+    plain, mirrored = answers_of(Counted(), train)
+    np.testing.assert_array_equal(plain, mirrored)
+    np.testing.assert_allclose(mirrored, network(train.images.astype(np.float32)[:, :, ::-1]), rtol=2e-3, atol=2e-3)
+    assert len(asked) == len(set(asked))
+
+
 def test_students_that_see_both_sides_learn_from_the_mean_of_both(
     dataset: Dataset, network: Any, written: Path
 ) -> None:
