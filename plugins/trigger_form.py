@@ -14,6 +14,8 @@ SHOWN = {
     *("enum", "pattern", "items", "minItems", "maxItems", "propertyNames", "additionalProperties"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
 }
+# A text with two proposals: Airflow's own switch stands at off where nothing is set, and cannot set that.
+SWITCH = {"examples": ["true", "false"], "pattern": "^(true|false)$"}
 
 
 def trigger_form(*sections: str) -> dict[str, Param]:
@@ -52,12 +54,9 @@ def _purpose(model: type) -> str:
 def _param(given: dict[str, Any], section: str) -> Param:
     kind = next((part for part in given.get("anyOf", ()) if part["type"] != "null"), given)
     rules = {name: value for name, value in kind.items() if name in SHOWN}
+    types = [kind["type"], "null"]
     if "enum" in rules:
         rules["enum"] = [*rules["enum"], None]
-    return Param(
-        None,
-        description=given.get("description"),
-        section=section,
-        type=[kind["type"], "null"],
-        **rules,
-    )
+    if kind["type"] == "boolean":
+        types, rules = ["string", "boolean", "null"], SWITCH
+    return Param(None, description=given.get("description"), section=section, type=types, **rules)

@@ -9,6 +9,7 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import ParamValidationError
 from trigger_form import trigger_form
 
+from mlapp import config
 from mlapp.config import preset_names
 from mlapp.schema import Config
 
@@ -103,6 +104,7 @@ def test_the_form_serialises_as_airflow_keeps_it():
         ("data.name", "Not A Name"),
         ("data.sha256", {"train-images": "short"}),
         ("preset", "qick"),
+        ("training.both_sides", "off"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_form(name, value):
@@ -123,7 +125,15 @@ def test_a_wrong_value_is_refused_by_the_form(name, value):
         ("data.source", "gs://bucket/folder"),
         ("data.sha256", {"train-images": "0" * 64}),
         ("preset", "smoke"),
+        ("training.both_sides", "false"),
+        ("training.both_sides", False),
     ],
 )
 def test_a_right_value_is_taken_by_the_form(name, value):
     assert trigger_form()[name].resolve(value) == value
+
+
+@pytest.mark.parametrize("value", ["false", False])
+def test_the_form_can_take_back_what_a_preset_switches_on(value):
+    given = {"training.both_sides": trigger_form()["training.both_sides"].resolve(value)}
+    assert (config.load("best").training.both_sides, config.load("best", given).training.both_sides) == (True, False)
