@@ -28,6 +28,7 @@ def trigger_form(*sections: str) -> dict[str, Param]:
         None,
         type=["string", "null"],
         enum=[*preset_names(DEPLOYMENTS), None],
+        values_display={"null": "as the environment says"},
         description="where it runs and what that needs; empty: as the environment says, else on this machine",
     )
     for name in sections or Config.model_fields:
@@ -56,7 +57,7 @@ def _param(given: dict[str, Any], section: str) -> Param:
     rules = {name: value for name, value in kind.items() if name in SHOWN}
     types = [kind["type"], "null"]
     if "enum" in rules:
-        rules["enum"] = [*rules["enum"], None]
+        rules |= {"enum": [*rules["enum"], None], "values_display": {"null": "as the preset says"}}
     if kind["type"] == "boolean":
         types, rules = ["string", "boolean", "null"], SWITCH
     return Param(None, description=given.get("description"), section=section, type=types, **rules)
