@@ -34,6 +34,8 @@ def write(
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+    # What was not searched for has a result too; it stands in the manifest, and would tell a reader nothing.
+    stages = [stage for stage in stages if stage.stage != "tune" or "trials" in stage.artifacts]
     draw_confusion(verdict, folder / "confusion.png")
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),

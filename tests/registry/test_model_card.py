@@ -8,6 +8,7 @@ from typing import Any
 
 import chain
 import planted
+import pytest
 
 from mlapp import storage
 from mlapp.registry import promoter
@@ -95,3 +96,18 @@ def test_names_from_the_data_are_escaped_on_the_page(
     page = (promoted.artifact("model_card").parent / "model_card.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
+
+
+@pytest.mark.parametrize("artifacts", ["best", "best trials"])
+def test_the_card_tells_of_a_search_only_if_one_was_made(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, vetted: chain.Chain, artifacts: str
+) -> None:
+    folder = shutil.copytree(planted_teacher.folder, tmp_path / "tune")
+    files = dict.fromkeys(artifacts.split(), next(iter(planted_teacher.artifacts.values())))
+    tune = planted_teacher.model_copy(update={"stage": "tune", "folder": str(folder), "artifacts": files})
+    storage.write_text(folder / "result.json", tune.model_dump_json())
+    config = chain.promote_config(tmp_path, planted_data, vetted).model_copy(update={"results": (tune.uri,)})
+    promoted = promoter.run(config, tmp_path / "promote")
+    card = promoted.artifact("model_card").read_text(encoding="utf-8")
+    assert ("| tune |" in card, f"tune {tune.key[:12]}" in card) == (("trials" in artifacts),) * 2
+    assert f"tune/{tune.key[:8]}" in promoted.artifact("manifest").read_text(encoding="utf-8")
