@@ -12,6 +12,7 @@ from upath import UPath
 
 from mlapp import plain, storage
 from mlapp.errors import UserError
+from mlapp.storage import Written
 
 RESULT = "result.json"
 
@@ -59,9 +60,12 @@ class Hop(Record):
 
 
 class Outcome(BaseModel):
-    """What a stage's body hands back: files it wrote (under its work directory, or anywhere by URI) and figures."""
+    """What a stage's body hands back: files it wrote (under its work directory, or anywhere by URI) and figures.
 
-    artifacts: dict[str, Path | UPath | str] = Field(default_factory=dict)
+    One that was hashed as it was written is handed back as `Written`: it is not read again.
+    """
+
+    artifacts: dict[str, Path | UPath | str | Written] = Field(default_factory=dict)
     metrics: dict[str, Metric] = Field(default_factory=dict)
     headline: str = ""
 

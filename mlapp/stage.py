@@ -28,6 +28,7 @@ from mlapp.code_version import code_version
 from mlapp.errors import Dismissed, UserError
 from mlapp.result import RESULT, Artifact, Hop, Input, Outcome, StageResult, input_digest
 from mlapp.section import Section
+from mlapp.storage import Written
 from mlapp.workspaces import Workspace
 
 C = TypeVar("C", bound=Section)
@@ -143,7 +144,7 @@ class Stage(Generic[C]):
             headline=outcome.headline,
             config=config.model_dump(mode="json"),
             inputs={name: " ".join(uris) for name, uris in _input_uris(config, self.inputs).items()},
-            artifacts={name: _artifact(path, local, folder) for name, path in outcome.artifacts.items()},
+            artifacts={name: _artifact(file, local, folder) for name, file in outcome.artifacts.items()},
             metrics=outcome.metrics,
             timings={**spending.total(), "peak_rss_mb": round(_peak_rss_mb(), 1)},
             environment=_environment(self.module),
@@ -192,13 +193,13 @@ def _input_uris(config: Section, names: list[str]) -> dict[str, list[str]]:
     }
 
 
-def _artifact(path: Any, local: Path, folder: Any) -> Artifact:
-    place = storage.at(path)
+def _artifact(file: Any, local: Path, folder: Any) -> Artifact:
+    place = storage.at(file.path if isinstance(file, Written) else file)
     inside = storage.is_local(place) and Path(place.path).is_relative_to(local.absolute())
     relative = str(Path(place.path).relative_to(local.absolute())) if inside else str(place)
     if inside and not storage.is_local(folder):
         storage.put(Path(place.path), folder / relative)
-    size, digest = storage.described(place)
+    size, digest = (place.stat().st_size, file.sha256) if isinstance(file, Written) else storage.described(place)
     return Artifact(uri=relative, sha256=digest, bytes=size)
 
 

@@ -12,9 +12,11 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from upath import UPath
 
@@ -24,6 +26,13 @@ from mlapp.errors import UserError
 CHUNK = 1 << 20
 DRAFT = ".draft"
 NOTED = "sha256"
+
+
+class Written(NamedTuple):
+    """A local file that was written whole, and the SHA-256 of its content in hex."""
+
+    path: Path
+    sha256: str
 
 
 def at(uri: str | os.PathLike[str]) -> UPath:
@@ -46,12 +55,9 @@ def in_gcs(path: UPath) -> bool:
 
 
 def sha256(path: UPath | Path) -> str:
-    """SHA-256 of a file's content in hex, read in chunks of 1 MiB."""
-    digest = hashlib.sha256()
+    """SHA-256 of a file's content in hex, read in pieces."""
     with path.open("rb") as stream:
-        while block := stream.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def described(path: UPath) -> tuple[int, str]:
@@ -97,6 +103,28 @@ def write_text(path: UPath | Path, text: str) -> None:
     """Write a small text file atomically, in UTF-8."""
     with atomic_file(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def write_blocks(path: Path, blocks: Iterable[bytes | memoryview]) -> Written:
+    """Write a local file atomically and hash it on the way, each block while the next one is made elsewhere.
+
+    Written as a stream and not through a memory map, where a full disk would kill the process (SIGBUS).
+    """
+    digest = hashlib.sha256()
+    with atomic_file(path) as draft, draft.open("wb") as stream, ThreadPoolExecutor(1) as beside:
+
+        def keep(block: bytes | memoryview) -> None:
+            stream.write(block)
+            digest.update(block)
+
+        kept: Future[None] | None = None
+        for block in blocks:
+            if kept:
+                kept.result()
+            kept = beside.submit(keep, block)
+        if kept:
+            kept.result()
+    return Written(path, digest.hexdigest())
 
 
 def put(source: Path, target: UPath) -> None:

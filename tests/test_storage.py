@@ -59,10 +59,33 @@ def test_a_written_file_can_be_read_by_others(tmp_path):
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
 
 
-def test_a_large_file_is_hashed_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "CHUNK", 7)
-    (tmp_path / "a").write_bytes(bytes(range(100)))
-    assert storage.sha256(tmp_path / "a") == hashlib.sha256(bytes(range(100))).hexdigest()
+def test_a_large_file_is_hashed_in_pieces(tmp_path):
+    content = bytes(range(250)) * 10_000
+    (tmp_path / "a").write_bytes(content)
+    assert storage.sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_blocks_are_hashed_as_they_are_written(tmp_path):
+    blocks = [bytes([number]) * 3000 * number for number in range(100)]
+    assert storage.write_blocks(tmp_path / "a", iter(blocks)) == (tmp_path / "a", storage.sha256(tmp_path / "a"))
+    assert (tmp_path / "a").read_bytes() == b"".join(blocks)
+
+
+@pytest.mark.parametrize("fault", ["in making the last block", "in writing the last block", "in writing the first"])
+def test_blocks_that_break_off_leave_what_was_there(tmp_path, fault):
+    storage.write_text(tmp_path / "a", "old")
+
+    def blocks():
+        yield "no bytes" if fault == "in writing the first" else b"new"
+        yield b"new"
+        if fault == "in making the last block":
+            raise TypeError("cut")
+        yield "no bytes"
+
+    with pytest.raises(TypeError):
+        storage.write_blocks(tmp_path / "a", blocks())
+    assert (tmp_path / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_fetch_gives_a_local_path(folder):

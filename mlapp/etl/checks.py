@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.etl.raw_data import Files, Part, RawData
 
-CHUNK_BYTES = 4 << 20
 CHANNELS = (1, 3)
 Digests = npt.NDArray[np.uint64]
+Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -74,20 +77,27 @@ def check_classes(raw: RawData, part: Part, per_class: npt.NDArray[np.intp], lea
 
 
 def survey(files: Files, classes: int) -> Survey:
-    """One pass over a part's images: digests, constant images and the moments of pixel values."""
-    digests = np.empty(len(files.images), np.uint64)
-    constant, sums, lowest, highest = [], np.zeros(2), 255, 0
-    for start, chunk in _chunks(files.images):
-        digests[start : start + len(chunk)] = digest(chunk)
-        least, most = chunk.min(axis=1), chunk.max(axis=1)
-        constant.append(start + np.flatnonzero(least == most))
-        lowest, highest = min(lowest, int(least.min())), max(highest, int(most.max()))
-        pixels = chunk.astype(np.float32)
-        squares = np.einsum("ij,ij->i", pixels, pixels)
-        sums += [pixels.sum(axis=1).sum(dtype=np.float64), squares.sum(dtype=np.float64)]
-    per_class = np.bincount(files.labels, minlength=classes)
-    count = len(digests) * chunk.shape[1]
-    return Survey(per_class, digests, np.concatenate(constant), lowest, highest, sums, count)
+    """One pass over a part's images, on all processors: digests, constant images and the moments of pixel values."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests, least, most, sums = zip(*pool.map(_looked_at, _chunks(files.images)), strict=True)
+    lowest, highest = np.concatenate(least), np.concatenate(most)
+    return Survey(
+        per_class=np.bincount(files.labels, minlength=classes),
+        digests=np.concatenate(digests),
+        constant=np.flatnonzero(lowest == highest),
+        lowest=int(lowest.min()),
+        highest=int(highest.max()),
+        sums=np.sum(sums, axis=0),
+        count=files.images.size,
+    )
+
+
+def _looked_at(rows: npt.NDArray[np.uint8]) -> tuple[Digests, Bytes, Bytes, list[np.float64]]:
+    """Of rows (n, bytes): digest, lowest and highest value of each; sum of all values, and of their squares."""
+    pixels = rows.astype(np.float32)
+    squares = np.einsum("ij,ij->i", pixels, pixels)
+    sums = [pixels.sum(axis=1).sum(dtype=np.float64), squares.sum(dtype=np.float64)]
+    return digest(rows), rows.min(axis=1), rows.max(axis=1), sums
 
 
 def digest(rows: npt.NDArray[np.uint8]) -> Digests:
@@ -121,8 +131,8 @@ def leaked(test: Digests, train: Digests) -> npt.NDArray[np.intp]:
     return np.flatnonzero(np.isin(test, train))
 
 
-def _chunks(images: npt.NDArray[np.uint8]) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    rows = max(1, CHUNK_BYTES // images[0].nbytes)
+def _chunks(images: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
+    rows = max(1, storage.CHUNK // images[0].nbytes)
     for start in range(0, len(images), rows):
         chunk = np.ascontiguousarray(images[start : start + rows])
-        yield start, chunk.reshape(len(chunk), -1)
+        yield chunk.reshape(len(chunk), -1)

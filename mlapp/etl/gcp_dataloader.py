@@ -20,10 +20,10 @@ from mlapp.errors import UserError
 from mlapp.etl import fashion_mnist, idx, sources
 from mlapp.etl.fingerprint import fingerprint
 from mlapp.etl.sources import Brought, Source
-from mlapp.etl.unpack import Unpacked
 from mlapp.result import Metric, Outcome
 from mlapp.schema import Data, IdxName
 from mlapp.stage import stage
+from mlapp.storage import Written
 
 log = logging.getLogger("mlapp")
 ARTIFACTS: dict[IdxName, str] = {
@@ -67,7 +67,7 @@ def run(config: Extract, workdir: Path) -> Outcome:
     images = {name: Metric(value=count, unit="images") for name, count in counts.items() if name.endswith("images")}
     return Outcome(
         artifacts={
-            **{ARTIFACTS[name]: file.path for name, file in brought.files.items()},
+            **{ARTIFACTS[name]: file for name, file in brought.files.items()},
             "source": workdir / "source.json",
         },
         metrics={**images, "classes": Metric(value=len(classes), unit="classes")},
@@ -107,7 +107,7 @@ def _unpacked(folder: UPath, scratch: Path, workdir: Path, config: Extract) -> B
     return brought
 
 
-def _verify(config: Extract, files: dict[IdxName, Unpacked]) -> None:
+def _verify(config: Extract, files: dict[IdxName, Written]) -> None:
     pinned = fashion_mnist.SHA256 if config.name == fashion_mnist.NAME else {}
     for name, expected in {**pinned, **config.sha256}.items():
         if name not in files:

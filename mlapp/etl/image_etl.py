@@ -8,11 +8,12 @@ and shuffled once here, so that reading them in sequence is enough. Leaves {trai
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +27,9 @@ from mlapp.etl.progress import progress
 from mlapp.etl.raw_data import Files, RawData, open_raw
 from mlapp.result import Metric, Outcome, ResultUri, StageResult
 from mlapp.stage import stage
+from mlapp.storage import Written
 
 log = logging.getLogger("mlapp")
-CHUNK_BYTES = 4 << 20
 
 
 class Transformation(schema.Transform):
@@ -44,20 +45,43 @@ class Rows(NamedTuple):
     files: Files
     numbers: split.Numbers
 
+    @property
+    def labels(self) -> split.Labels:
+        """The labels of its images."""
+        return self.files.labels[self.numbers]
+
+
+class Saved(NamedTuple):
+    """A split's images or labels: their file, and the SHA-256 of what is in it without the format's own header."""
+
+    file: Written
+    content: str
+
 
 @stage("transform", area="processed", section="transform")
 def run(config: Transformation, workdir: Path) -> Outcome:
     """Split and write; a `UserError` where the data was not validated or a class would be missing from a split."""
-    raw = open_raw(config.raw)
+    with open_raw(config.raw) as raw:
+        return _transformed(raw, config, workdir)
+
+
+def _transformed(raw: RawData, config: Transformation, workdir: Path) -> Outcome:
     _check_validated(raw, config.report)
     splits = _plan(raw, config)
-    described = {name: _write(name, splits[name], raw.classes, workdir) for name in SPLITS}
-    train = raw.parts["train"].images
+    counts = {name: split.check_classes(name, splits[name].labels, raw.classes) for name in SPLITS}
+    saved = {name: _saved(name, splits[name], workdir) for name in SPLITS}
     description = {
         "name": raw.name,
         "classes": raw.classes,
-        "shape": _image_shape(train),
-        "splits": described,
+        "shape": _image_shape(raw.parts["train"].images),
+        "splits": {
+            name: {
+                "images": len(splits[name].numbers),
+                "per_class": dict(zip(raw.classes, counts[name].tolist(), strict=True)),
+                "sha256": {kind: one.content for kind, one in saved[name].items()},
+            }
+            for name in SPLITS
+        },
         "seed": config.seed,
         "origin": raw.origin,
         "raw": raw.digest,
@@ -65,7 +89,7 @@ def run(config: Transformation, workdir: Path) -> Outcome:
     storage.write_text(workdir / "dataset.json", json.dumps(description, indent=2, ensure_ascii=False) + "\n")
     return Outcome(
         artifacts={
-            **{f"{name}_{kind}": workdir / f"{name}_{kind}.npy" for name in SPLITS for kind in ("images", "labels")},
+            **{f"{name}_{kind}": one.file for name in SPLITS for kind, one in saved[name].items()},
             "dataset": workdir / "dataset.json",
         },
         metrics={f"{name}_images": Metric(value=len(splits[name].numbers), unit="images") for name in SPLITS},
@@ -95,43 +119,35 @@ def _plan(raw: RawData, config: Transformation) -> dict[SplitName, Rows]:
     return {"train": Rows(training, train), "validation": Rows(training, validation), "test": Rows(testing, test)}
 
 
-def _write(name: SplitName, rows: Rows, classes: tuple[str, ...], workdir: Path) -> dict[str, Any]:
-    """Write one split; its description with the count of each class and the digest of its pixels and labels."""
-    labels = rows.files.labels[rows.numbers]
-    counts = split.check_classes(name, labels, classes)
-    pixels = _save(workdir / f"{name}_images.npy", rows.files.images, _image_shape(rows.files.images), rows.numbers)
+def _saved(name: SplitName, rows: Rows, workdir: Path) -> dict[str, Saved]:
+    images = rows.files.images
     return {
-        "images": len(labels),
-        "per_class": dict(zip(classes, counts.tolist(), strict=True)),
-        "sha256": {
-            "images": pixels,
-            "labels": _save(workdir / f"{name}_labels.npy", rows.files.labels, (), rows.numbers),
-        },
+        "images": _save(workdir / f"{name}_images.npy", images, _image_shape(images), rows.numbers),
+        "labels": _save(workdir / f"{name}_labels.npy", rows.files.labels, (), rows.numbers),
     }
 
 
-def _save(path: Path, source: npt.NDArray[np.uint8], shape: tuple[int, ...], numbers: split.Numbers) -> str:
-    """Copy rows of ``source`` to an .npy file of images of ``shape`` chunk by chunk; the SHA-256 of its content.
+def _save(path: Path, source: npt.NDArray[np.uint8], shape: tuple[int, ...], numbers: split.Numbers) -> Saved:
+    """Copy rows of ``source`` to an .npy file of images of ``shape``, chunk by chunk."""
+    header = io.BytesIO()
+    described = {"descr": "|u1", "fortran_order": False, "shape": (len(numbers), *shape)}
+    np.lib.format.write_array_header_1_0(header, described)
+    content = hashlib.sha256()
 
-    Written as a stream and not through a memory map, where a full disk would kill the process (SIGBUS).
-    """
-    digest = hashlib.sha256()
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(numbers), *shape)}
-    with (
-        storage.atomic_file(path) as draft,
-        draft.open("wb") as stream,
-        progress(f"writing {path.name}", len(numbers), "rows") as advance,
-    ):
-        np.lib.format.write_array_header_1_0(stream, header)
-        for chunk in _chunks(source, numbers):
-            stream.write(chunk.data)
-            digest.update(chunk.data)
-            advance(len(chunk))
-    return digest.hexdigest()
+    def blocks() -> Iterator[bytes | memoryview]:
+        yield header.getvalue()
+        with progress(f"writing {path.name}", len(numbers), "rows") as advance:
+            for chunk in _chunks(source, numbers):
+                content.update(chunk.data)
+                yield chunk.data
+                advance(len(chunk))
+
+    file = storage.write_blocks(path, blocks())
+    return Saved(file, content.hexdigest())
 
 
 def _chunks(source: npt.NDArray[np.uint8], numbers: split.Numbers) -> Iterator[npt.NDArray[np.uint8]]:
-    rows = max(1, CHUNK_BYTES // source[0].nbytes)
+    rows = max(1, storage.CHUNK // source[0].nbytes)
     for start in range(0, len(numbers), rows):
         yield np.ascontiguousarray(source[numbers[start : start + rows]])
 

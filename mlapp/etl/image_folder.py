@@ -18,8 +18,9 @@ from mlapp import schema
 from mlapp.errors import UserError
 from mlapp.etl import idx
 from mlapp.etl.progress import progress
-from mlapp.etl.unpack import Unpacked, write
+from mlapp.etl.unpack import write
 from mlapp.schema import IdxName
+from mlapp.storage import Written
 
 GREY = {"1", "L", "LA"}
 COLOUR = {"P", "RGB", "RGBA", "CMYK", "YCbCr"}
@@ -44,7 +45,7 @@ class Labelled(NamedTuple):
 
 def to_idx(
     root: Path, folder: Path, size: int, classes: tuple[str, ...] | None, max_bytes: int
-) -> tuple[dict[IdxName, Unpacked], tuple[str, ...]]:
+) -> tuple[dict[IdxName, Written], tuple[str, ...]]:
     """Decode every image under ``root`` to ``size`` × ``size`` into IDX files in ``folder``; also the class names.
 
     Grey images make an (n, size, size) file; if any one has colour, all make (n, size, size, 3).
@@ -53,7 +54,7 @@ def to_idx(
     names = _class_names(root, parts, classes)
     labelled = {part: _labelled(place, names) for part, place in parts.items()}
     everything = list(itertools.chain.from_iterable(labelled.values()))
-    files: dict[IdxName, Unpacked] = {}
+    files: dict[IdxName, Written] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         channels = (3,) if any(list(pool.map(_has_colour, (image.path for image in everything)))) else ()
         for part, images in labelled.items():

@@ -37,7 +37,11 @@ class Validate(schema.Quality):
 @stage("validate", area="processed", section="quality")
 def run(config: Validate, workdir: Path) -> Outcome:
     """Validate the raw data; a `UserError` gives the figures of every limit that is exceeded."""
-    raw = open_raw(config.raw)
+    with open_raw(config.raw) as raw:
+        return _validated(raw, config, workdir)
+
+
+def _validated(raw: RawData, config: Validate, workdir: Path) -> Outcome:
     checks.check_form(raw)
     surveys = {part: checks.survey(files, len(raw.classes)) for part, files in raw.parts.items()}
     for part, found in surveys.items():

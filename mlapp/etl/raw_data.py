@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,11 +38,23 @@ class RawData:
     digest: str
 
 
-def open_raw(uri: str) -> RawData:
-    """Open the data set behind the URI of an extract stage's result; a `UserError` names a missing or altered file."""
+@contextmanager
+def open_raw(uri: str) -> Iterator[RawData]:
+    """Open the data set behind the URI of an extract stage's result, and verify its files while they are worked with.
+
+    A `UserError` at the end names a missing or altered file, whatever came of the work; keep nothing before that.
+    """
     result = StageResult.load(uri)
-    if damage := result.damage():
-        raise UserError(f"the raw data is not as it was extracted: {damage}; run the extract stage again")
+    with ThreadPoolExecutor(1) as beside:
+        damage = beside.submit(result.damage)
+        try:
+            yield _opened(result)
+        finally:
+            if found := damage.result():
+                raise UserError(f"the raw data is not as it was extracted: {found}; run the extract stage again")
+
+
+def _opened(result: StageResult) -> RawData:
     source = json.loads(result.local("source").read_text(encoding="utf-8"))
     present: tuple[Part, ...] = ("train", "test") if "test_images" in result.artifacts else ("train",)
     parts = {

@@ -15,8 +15,9 @@ from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.etl import debian_package, fashion_mnist, image_folder
 from mlapp.etl.download import MissingFileError, download
-from mlapp.etl.unpack import Unpacked, unpack
+from mlapp.etl.unpack import unpack
 from mlapp.schema import Data, IdxName
+from mlapp.storage import Written
 
 log = logging.getLogger("mlapp")
 IDX_NAMES: tuple[IdxName, ...] = get_args(IdxName)
@@ -33,7 +34,7 @@ class Source(NamedTuple):
 class Brought(NamedTuple):
     """Decompressed IDX files by name, and the class names where the source itself tells them."""
 
-    files: dict[IdxName, Unpacked]
+    files: dict[IdxName, Written]
     classes: tuple[str, ...] | None
 
 
@@ -64,7 +65,7 @@ def bring(folder: UPath, scratch: Path, target: Path, data: Data) -> Brought:
         if not storage.is_local(folder):
             folder.fs.get(folder.path.rstrip("/") + "/", f"{local}/", recursive=True)
         return Brought(*image_folder.to_idx(local, target, data.image_size, data.classes, data.max_decoded_bytes))
-    files: dict[IdxName, Unpacked] = {}
+    files: dict[IdxName, Written] = {}
     for name in _wanted(folder, set(found)):
         with found[name].open("rb") as stream:
             files[name] = unpack(stream, str(found[name]), target, name, data.max_decoded_bytes)

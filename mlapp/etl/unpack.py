@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
+import itertools
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 
 from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.etl import idx
+from mlapp.storage import Written
 
 GZIP_MAGIC = b"\x1f\x8b"
 
 
-class Unpacked(NamedTuple):
-    """A decompressed IDX file on disk."""
-
-    path: Path
-    sha256: str
-
-
-def unpack(source: BinaryIO, name: str, folder: Path, stem: str, max_bytes: int) -> Unpacked:
+def unpack(source: BinaryIO, name: str, folder: Path, stem: str, max_bytes: int) -> Written:
     """Write the IDX file in ``source``, gzipped or not, to ``folder`` as ``<stem>-idx<dimensions>-ubyte``.
 
     The header comes first, so what follows is never more than it promises: a gzip bomb is refused after one chunk.
@@ -45,16 +39,10 @@ def unpack(source: BinaryIO, name: str, folder: Path, stem: str, max_bytes: int)
         raise UserError(f"{name} is corrupt ({error}): fetch it again") from error
 
 
-def write(folder: Path, stem: str, header: idx.Header, blocks: Iterable[bytes]) -> Unpacked:
-    """Write an IDX file from its header and its pixels or labels, block by block, hashing on the way."""
+def write(folder: Path, stem: str, header: idx.Header, blocks: Iterable[bytes]) -> Written:
+    """Write an IDX file from its header and its pixels or labels, block by block."""
     target = folder / f"{stem}-idx{len(header.shape)}-ubyte"
-    digest = hashlib.sha256(header.encode())
-    with storage.atomic_file(target) as draft, draft.open("wb") as out:
-        out.write(header.encode())
-        for block in blocks:
-            out.write(block)
-            digest.update(block)
-    return Unpacked(target, digest.hexdigest())
+    return storage.write_blocks(target, itertools.chain([header.encode()], blocks))
 
 
 def _blocks(stream: BinaryIO, name: str, header: idx.Header) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench import compression
 from mlapp.candidate import read_candidates
 from mlapp.dataset import Dataset
 from mlapp.dl import dnn_pruner, dnn_trainer, keras_model, knowledge_distiller
@@ -203,3 +204,18 @@ def test_a_full_disk_ends_the_training_with_one_line(data_uri: str, full_disk: t
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "no space left for" in done.stderr
+
+
+def test_the_benchmark_of_compression_measures_every_way(
+    data_uri: str, teacher: StageResult, students: list[StageResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A few clusters zip to less than many, those to less than free weights; each way's int8 answers as its float32."""
+    compression.main(data_uri, students[0].uri, teacher.uri, epochs=1)
+
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    figures = {" ".join(row[:-5]): [float(cell.replace(",", "")) for cell in row[-5:]] for row in rows[1:]}
+    ways = ["as exported", "fine-tuned alike", "quantisation-aware", "16 clusters", "32 clusters", "64 clusters"]
+    assert sorted(figures) == sorted(ways)
+    assert all(abs(int8 - float32) < 8 for float32, int8, *_ in figures.values())
+    zipped = {way: figures[way][3] for way in figures}
+    assert zipped["16 clusters"] < zipped["32 clusters"] < zipped["64 clusters"] < zipped["fine-tuned alike"]

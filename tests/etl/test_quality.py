@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tiny_data import IdxFolder, images, labels
 
+from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.etl import checks, quality
 from mlapp.etl.quality import Validate
@@ -108,7 +109,7 @@ def test_figures_do_not_depend_on_the_size_of_the_chunks(
     tiny.write("train-images", train)
     raw = tiny.extract(tmp_path / "raw")
     at_once = read_report(StageResult.load(validated(raw)))
-    monkeypatch.setattr(checks, "CHUNK_BYTES", 7 * 64)
+    monkeypatch.setattr(storage, "CHUNK", 7 * 64)
 
     in_chunks = quality.run(Validate(raw=raw, max_duplicates=1, max_constant=1, max_leaked=1), tmp_path / "chunks")
 
@@ -206,15 +207,17 @@ def test_every_limit_that_is_exceeded_is_told_at_once(tiny: IdxFolder, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["train_images", "test_labels", "source"])
-def test_raw_data_that_was_altered_is_refused(tiny: IdxFolder, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("bit", [0x01, 0x80], ids=["of another value", "of no possible value"])
+def test_raw_data_that_was_altered_is_refused(tiny: IdxFolder, tmp_path: Path, name: str, bit: int) -> None:
     raw = tiny.extract(tmp_path / "raw")
     path = StageResult.load(raw).local(name)
     content = bytearray(path.read_bytes())
-    content[-3] ^= 1
+    content[-3] ^= bit
     path.write_bytes(content)
 
     with pytest.raises(UserError, match=rf"not as it was extracted: {name} was altered .*; run the extract stage agai"):
         quality.run(Validate(raw=raw), tmp_path / "quality")
+    assert StageResult.find(storage.at(tmp_path / "quality" / "result.json")) is None
 
 
 def test_raw_data_that_lost_a_file_is_refused(tiny: IdxFolder, tmp_path: Path) -> None:

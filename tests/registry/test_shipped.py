@@ -41,10 +41,10 @@ def test_nothing_tells_of_the_machine_that_made_it(name: str) -> None:
 def test_the_real_test_images_give_the_accuracy_of_the_verdict(name: str, raw_uri: str) -> None:
     champion = catalogue.find(str(REGISTRY), name, None)
     folder = REGISTRY / name / champion.manifest.id
-    raw = open_raw(raw_uri)
-    assert json.loads((folder / "labels.json").read_text(encoding="utf-8")) == list(raw.classes)
-    images, labels = raw.parts["test"].images, raw.parts["test"].labels
-    found = score(folder / champion.manifest.model, images.reshape(len(images), *images.shape[1:3], -1)).argmax(-1)
+    with open_raw(raw_uri) as raw:
+        assert json.loads((folder / "labels.json").read_text(encoding="utf-8")) == list(raw.classes)
+        images, labels = raw.parts["test"].images, raw.parts["test"].labels
+        found = score(folder / champion.manifest.model, images.reshape(len(images), *images.shape[1:3], -1)).argmax(-1)
     told = champion.scored["accuracy"]
     # Processors round a few sums otherwise, which may tip an image that stood between two classes.
     assert (found == labels).mean() == pytest.approx(told["value"], abs=5 / told["n"])
