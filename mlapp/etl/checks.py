@@ -1,4 +1,4 @@
-"""What is counted in raw data, chunk by chunk: never more than a few MiB of images in memory."""
+"""What is counted in raw data, chunk by chunk: never more than a few MiB a processor in memory."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from mlapp.schema import Tuning
 from mlapp.search_space import SearchSpace
 from mlapp.section import Section
 from mlapp.tune.cluster import Cluster, connected, stops
-from mlapp.tune.space import Point, distributions
+from mlapp.tune.space import Point, distributions, every
 from mlapp.tune.trials import Trial, Trials
 from mlapp.tune.worker import METRIC, Assignment, run_trial
 
@@ -31,6 +31,17 @@ class Search:
     first: Point
     epochs: int
 
+    @property
+    def points(self) -> list[Point]:
+        """What is tried where the space has no more points than trials are asked for: each of them, once."""
+        points = every(self.space, self.config.trials)
+        return sorted(points, key=lambda point: point != self.first)
+
+    @property
+    def total(self) -> int:
+        """How many trials there are to be."""
+        return len(self.points) or self.config.trials
+
 
 def search(what: Search, trials: Trials) -> None:
     """Make the trials that are still to be made; ``trials`` holds them all afterwards.
@@ -38,11 +49,11 @@ def search(what: Search, trials: Trials) -> None:
     Trials that are over are told to the sampler, not made again; interrupted ones go first. If all failed, the first
     one's error is raised: a `UserError` as it is, anything else as a RuntimeError.
     """
-    if left := what.config.trials - len(trials.over):
+    if left := what.total - len(trials.over):
         _make(what, trials, left)
         for trial in trials.interrupted:  # the search is over: what it never heard of again is lost
             lost = {"state": "failed", "reason": "Ray lost it: it never ended", "blame": "code"}
-            log.warning("trial %d/%d failed: %s", trial.number, what.config.trials, lost["reason"])
+            log.warning("trial %d/%d failed: %s", trial.number, what.total, lost["reason"])
             trials.put(trial.model_copy(update=lost))
     if not any(trial.usable for trial in trials):
         over = trials.over
@@ -54,11 +65,13 @@ def _make(what: Search, trials: Trials, left: int) -> None:
     from mlapp.tune.watch import Watch
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    if what.total < what.config.trials:
+        log.info("the space has only %d points, each is tried once", what.total)
     log.info("%d trials to make, of up to %d epochs each; starting Ray", left, what.epochs)
     with warnings.catch_warnings(), connected(what.config, trials.folder) as cluster, stops() as check:
         warnings.simplefilter("ignore")
         log.info("Ray is up: trials at once %d, processors of each %d", cluster.plan.concurrency, cluster.plan.cpus)
-        watch = Watch(trials, what.config.trials, what.epochs, check)
+        watch = Watch(trials, what.total, what.epochs, check)
         _tuner(what, trials, left, cluster, watch).fit()
 
 
@@ -101,7 +114,8 @@ def _suggestions(what: Search, trials: Trials) -> Any:
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    interrupted = [trial.parameters for trial in trials.interrupted]
+    known = [trial.parameters for trial in trials]
+    ahead = [point for point in what.points or [what.first] if point not in known]
     sampler = optuna.samplers.TPESampler(
         seed=int(np.random.SeedSequence([what.config.seed, len(trials)]).generate_state(1)[0]),
         n_startup_trials=max(2, min(10, what.config.trials // STARTUP_SHARE)),
@@ -113,7 +127,7 @@ def _suggestions(what: Search, trials: Trials) -> Any:
         metric=METRIC,
         mode="max",
         sampler=sampler,
-        points_to_evaluate=interrupted if len(trials) else [what.first],
+        points_to_evaluate=[*(trial.parameters for trial in trials.interrupted), *ahead],
     )
     for trial in trials.over:
         suggestions.add_evaluated_point(trial.parameters, trial.accuracy if trial.usable else 0.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from mlapp import config as configuration
@@ -45,6 +47,21 @@ def distributions(space: SearchSpace) -> dict[str, Any]:
 def nearest(space: SearchSpace, settings: Section) -> Point:
     """The point of the space that is closest to the settings as they stand: what a search begins with."""
     return {name: _nearest(dimension, getattr(settings, name)) for name, dimension in space.items()}
+
+
+def every(space: SearchSpace, most: int) -> list[Point]:
+    """All points of a space that has at most so many; none of one that has more, or any real number."""
+    values: dict[str, Sequence[Any]] = {}
+    for name, dimension in space.items():
+        if isinstance(dimension, Real):
+            return []
+        if isinstance(dimension, Choice):
+            values[name] = tuple(dict.fromkeys(dimension.of))
+        else:
+            values[name] = range(dimension.low, dimension.high + 1)
+    if math.prod(map(len, values.values())) > most:
+        return []
+    return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
 
 def told(point: Point) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import tempfile
@@ -15,9 +16,11 @@ from ray.cluster_utils import Cluster
 
 from mlapp.errors import UserError
 from mlapp.result import StageResult
-from mlapp.search_space import Choice
+from mlapp.search_space import Choice, Real, Whole
 from mlapp.tracking import Tracker, tracked_by
 from mlapp.tune import tuner
+from mlapp.tune.space import every
+from mlapp.tune.trials import Trial, Trials
 from mlapp.tune.tuner import TunerConfig
 from tests.tune import tiny_trainer as tiny_trainer_module
 
@@ -110,6 +113,38 @@ def test_a_search_leaves_the_best_parameters_with_their_evidence(
     assert len({(process, imported) for _, process, imported, *_ in fits}) == len(workers) <= 2
     assert {threads for *_, threads, _ in fits} == {"1"}
     assert {str(trial["process"]) for trial in trials} == workers
+
+
+def test_a_space_of_few_points_is_tried_whole_and_no_point_twice(
+    config: Make, tiny_trainer: Path, tmp_path: Path
+) -> None:
+    given = config(trials=9, space={"batch_size": Whole(low=62, high=64), "augmentation": Choice(of=("light", "none"))})
+    kept = Trials(tmp_path, tuner.run.resolved(given))
+    over, cut_off = {"batch_size": 62, "augmentation": "none"}, {"batch_size": 63, "augmentation": "light"}
+    kept.put(Trial(number=1, parameters=over, state="finished", accuracies={4: 0.5}))
+    kept.put(Trial(number=2, parameters=cut_off))
+
+    trials = trials_of(tuner.run(given, tmp_path))
+
+    assert [trial["parameters"] for trial in trials[:3]] == [over, cut_off, {"batch_size": 64, "augmentation": "none"}]
+    points = {(trial["parameters"]["batch_size"], trial["parameters"]["augmentation"]) for trial in trials}
+    assert points == set(itertools.product((62, 63, 64), ("light", "none")))
+    assert len(trials) == 6
+    assert len([line for line in tiny_trainer.read_text().splitlines() if line.startswith("fit")]) == 5
+
+
+@pytest.mark.parametrize(
+    ("space", "most", "found"),
+    [
+        ({"a": Whole(low=0, high=1), "b": Choice(of=(3, 4, 3))}, 4, [(0, 3), (0, 4), (1, 3), (1, 4)]),
+        ({"a": Whole(low=0, high=1), "b": Choice(of=(3, 4))}, 3, []),
+        ({"a": Whole(low=0, high=10**12)}, 1000, []),
+        ({"a": Choice(of=(1, 2)), "b": Real(low=0, high=1)}, 1000, []),
+    ],
+    ids=["all", "too many", "far too many", "a real"],
+)
+def test_the_points_of_a_space(space: dict[str, Any], most: int, found: list[tuple[int, int]]) -> None:
+    assert [tuple(point.values()) for point in every(space, most)] == found
 
 
 def test_a_trial_that_fails_does_not_end_the_search_nor_its_worker(
