@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import netrc
 import os
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,16 @@ class Session:
             ),
             **settings,
         )
+
+    def close(self) -> None:
+        """Wait until the files of finished runs are whole: W&B's own process ends them after ``finish`` has returned.
+
+        Left alone, it loses what it has not written. A server that does not answer holds it up: it gets some seconds.
+        """
+        if wandb := sys.modules.get("wandb"):
+            closing = threading.Thread(target=wandb.teardown, daemon=True)
+            closing.start()
+            closing.join(ANSWER_WITHIN_S)
 
     def _wandb(self) -> Any:
         """The library, imported with nothing of it reaching beyond the run's folder."""

@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,17 +51,22 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def follow(spool: Path, session: Session) -> None:
-    """Write a spool while its stage adds to it; the others in its folder in between."""
+    """Write a spool while its stage adds to it, and the others in its folder: first, unless the stage is over."""
     with claimed(spool) as mine:
         if not mine:
             return
+        waited_for = last_event(spool) in ENDS
+        if not waited_for:
+            write_left(session.folder, session)
         growing = Growing(spool, session)
         growing.write()
-        write_left(session.folder, session)
         while not growing.complete:
             time.sleep(POLL_S)
             growing.write()
+        session.close()
         mark_written(spool)
+        if waited_for:
+            write_left(session.folder, session)
 
 
 def write_left(folder: Path, session: Session) -> None:
@@ -69,15 +74,21 @@ def write_left(folder: Path, session: Session) -> None:
 
     One that W&B cannot take is told and left, so that it does not stand in the way of those after it.
     """
-    for spool in sorted((folder / SPOOL).glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
-        with claimed(spool) as mine:
-            if mine and not is_written(spool) and last_event(spool) in ENDS:
-                try:
-                    Growing(spool, session).write()
-                except Exception as error:
-                    say(f"W&B could not take {spool} ({type(error).__name__}), see {folder / 'wandb' / 'writer.log'}")
-                    traceback.print_exc()
-                mark_written(spool)
+    with ExitStack() as claims:
+        left = [
+            spool
+            for spool in sorted((folder / SPOOL).glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
+            if is_left(spool) and claims.enter_context(claimed(spool)) and is_left(spool)
+        ]
+        for spool in left:
+            try:
+                Growing(spool, session).write()
+            except Exception as error:
+                say(f"W&B could not take {spool} ({type(error).__name__}), see {folder / 'wandb' / 'writer.log'}")
+                traceback.print_exc()
+        session.close()
+        for spool in left:
+            mark_written(spool)
 
 
 class Growing:
@@ -141,10 +152,11 @@ def mark_written(spool: Path) -> None:
     spool.with_suffix(".written").write_text(str(spool.stat().st_size), encoding="ascii")
 
 
-def is_written(spool: Path) -> bool:
-    """Whether W&B has all of a spool."""
+def is_left(spool: Path) -> bool:
+    """Whether a spool is complete, and W&B does not have all of it yet."""
     mark = spool.with_suffix(".written")
-    return mark.exists() and mark.read_text(encoding="ascii") == str(spool.stat().st_size)
+    written = mark.exists() and mark.read_text(encoding="ascii") == str(spool.stat().st_size)
+    return not written and last_event(spool) in ENDS
 
 
 def say(line: str) -> None:
@@ -155,6 +167,6 @@ def say(line: str) -> None:
 
 if __name__ == "__main__":
     main()
-    # wandb's exit hooks would wait for a server that does not answer; all runs are finished by now.
+    # wandb's exit hooks would wait for a server that does not answer; the session is closed by now.
     sys.stdout.flush()
     os._exit(0)

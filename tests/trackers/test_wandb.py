@@ -246,7 +246,9 @@ def test_a_tracker_that_hangs_delays_by_no_more_than_the_patience_and_loses_noth
     assert not place.runs
     command = told.partition("(")[2].partition(" writes it")[0].split()
     assert command[:3] == ["python", "-m", "mlapp.trackers.wandb_writer"]
-    subprocess.run([sys.executable, *command[1:]], cwd=place.folder, env=place.environ, check=True, timeout=60)
+    environ = {**place.environ, "MARK": place.folder.name}
+    subprocess.run([sys.executable, *command[1:]], cwd=place.folder, env=environ, check=True, timeout=60)
+    assert not left_of(f"MARK={place.folder.name}")  # W&B's own process, which writes the file's end, came to its own
     assert len(place.runs[0].curve("loss")) == 3
 
 
