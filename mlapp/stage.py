@@ -197,9 +197,9 @@ def _artifact(file: Any, local: Path, folder: Any) -> Artifact:
     place = storage.at(file.path if isinstance(file, Written) else file)
     inside = storage.is_local(place) and Path(place.path).is_relative_to(local.absolute())
     relative = str(Path(place.path).relative_to(local.absolute())) if inside else str(place)
-    if inside and not storage.is_local(folder):
-        storage.put(Path(place.path), folder / relative)
     size, digest = (place.stat().st_size, file.sha256) if isinstance(file, Written) else storage.described(place)
+    if inside and not storage.is_local(folder):
+        storage.put(Path(place.path), folder / relative, digest)
     return Artifact(uri=relative, sha256=digest, bytes=size)
 
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mlapp import storage
 from mlapp.errors import UserError
-from mlapp.etl.raw_data import Files, Part, RawData
+from mlapp.etl.raw_data import Files, Part, RawData, row_slices
 
 CHANNELS = (1, 3)
 Digests = npt.NDArray[np.uint64]
@@ -132,7 +131,6 @@ def leaked(test: Digests, train: Digests) -> npt.NDArray[np.intp]:
 
 
 def _chunks(images: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
-    rows = max(1, storage.CHUNK // images[0].nbytes)
-    for start in range(0, len(images), rows):
-        chunk = np.ascontiguousarray(images[start : start + rows])
+    for rows in row_slices(len(images), images[0].nbytes):
+        chunk = np.ascontiguousarray(images[rows])
         yield chunk.reshape(len(chunk), -1)

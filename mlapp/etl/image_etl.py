@@ -24,7 +24,7 @@ from mlapp.dataset import SPLITS, SplitName
 from mlapp.errors import UserError
 from mlapp.etl import split
 from mlapp.etl.progress import progress
-from mlapp.etl.raw_data import Files, RawData, open_raw
+from mlapp.etl.raw_data import Files, RawData, open_raw, row_slices
 from mlapp.result import Metric, Outcome, ResultUri, StageResult
 from mlapp.stage import stage
 from mlapp.storage import Written
@@ -137,19 +137,14 @@ def _save(path: Path, source: npt.NDArray[np.uint8], shape: tuple[int, ...], num
     def blocks() -> Iterator[bytes | memoryview]:
         yield header.getvalue()
         with progress(f"writing {path.name}", len(numbers), "rows") as advance:
-            for chunk in _chunks(source, numbers):
+            for rows in row_slices(len(numbers), source[0].nbytes):
+                chunk = np.ascontiguousarray(source[numbers[rows]])
                 content.update(chunk.data)
                 yield chunk.data
                 advance(len(chunk))
 
     file = storage.write_blocks(path, blocks())
     return Saved(file, content.hexdigest())
-
-
-def _chunks(source: npt.NDArray[np.uint8], numbers: split.Numbers) -> Iterator[npt.NDArray[np.uint8]]:
-    rows = max(1, storage.CHUNK // source[0].nbytes)
-    for start in range(0, len(numbers), rows):
-        yield np.ascontiguousarray(source[numbers[start : start + rows]])
 
 
 def _image_shape(images: npt.NDArray[np.uint8]) -> tuple[int, int, int]:

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.etl import idx
 from mlapp.result import StageResult
@@ -52,6 +53,12 @@ def open_raw(uri: str) -> Iterator[RawData]:
         finally:
             if found := damage.result():
                 raise UserError(f"the raw data is not as it was extracted: {found}; run the extract stage again")
+
+
+def row_slices(count: int, row_bytes: int) -> Iterator[slice]:
+    """Slices of ``count`` rows of so many bytes: each is one row at least, else no more than a `storage.CHUNK`."""
+    step = max(1, storage.CHUNK // row_bytes)
+    return (slice(start, start + step) for start in range(0, count, step))
 
 
 def _opened(result: StageResult) -> RawData:
