@@ -92,11 +92,14 @@ class Trials:
         return trial
 
     def put(self, trial: Trial) -> Trial:
-        """Remember what is known of a trial now; its checkpoints are needed until it is known to be over."""
+        """Remember what is known of a trial now; its checkpoints are needed until it is known to be over.
+
+        So are those of another trial of the same point: the sampler may repeat itself, and both keep them in one place.
+        """
         self._trials[trial.number] = trial
         storage.write_text(self.folder / f"trial-{trial.number:04d}.json", trial.model_dump_json(indent=2))
         workspaces.keep(self.folder, "trial-*.json")
-        if trial.over:
+        if trial.over and trial.parameters not in [other.parameters for other in self.interrupted]:
             shutil.rmtree(checkpoints(self.folder, trial.parameters), ignore_errors=True)
         return trial
 

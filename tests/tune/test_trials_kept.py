@@ -46,3 +46,14 @@ def test_checkpoints_stay_until_it_is_written_down_that_the_trial_is_over(tmp_pa
     assert not kept.exists()
     assert other.exists()
     assert Trials(tmp_path, Tuning()).over
+
+
+def test_checkpoints_of_a_point_that_is_tried_twice_stay_until_both_trials_are_over(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, Tuning())
+    kept = checkpoints(trials.folder, {"rate": 0.1})
+    kept.mkdir()
+    first, second = (trials.put(Trial(number=number, parameters={"rate": 0.1})) for number in (1, 2))
+    trials.put(first.model_copy(update={"state": "finished"}))
+    assert kept.exists()
+    trials.put(second.model_copy(update={"state": "stopped"}))
+    assert not kept.exists()
