@@ -106,10 +106,10 @@ def test_a_store_that_fails_for_a_while_ends_no_work(
 ) -> None:
     put = storage.put
 
-    def failing(source: Path, target: UPath) -> None:
+    def failing(source: Path, target: UPath, digest: str | None = None) -> None:
         if target.suffix == ".tar":
             raise OSError("Forbidden: b/models/o a@b.iam.gserviceaccount.com no storage.objects.create access")
-        put(source, target)
+        put(source, target, digest)
 
     monkeypatch.setattr(storage, "put", failing)
     assert run(Counting(), str(remote)).local("counted").read_text() == "0 to 3"
