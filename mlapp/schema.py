@@ -5,9 +5,9 @@ Light to import (no NumPy, no TensorFlow): the DAG builds its trigger form from 
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, WithJsonSchema, field_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mlapp.schema_cloud import Cloud, Images, Placement, Registration
@@ -224,8 +224,21 @@ class Distillation(Optimization, Network):
     max_bytes: int | None = Field(
         None, ge=1000, description="narrow a student until its int8 model has at most so many bytes; unset: as it is"
     )
+    sparsity: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of filters that leave in the second half of the epochs, in rounds with more distillation; "
+        "max_bytes is what is left of a student that begins wider",
+    )
     temperature: float = Field(2.0, ge=1, le=50, description="softening of teacher and student logits")
     alpha: float = Field(0.7, ge=0, le=1, description="weight of the teacher's soft labels against the hard ones")
+
+    @model_validator(mode="after")
+    def _room_to_prune(self) -> Self:
+        if self.sparsity and self.epochs < 2:
+            raise ValueError("sparsity needs at least 2 epochs: one before filters leave, one after")
+        return self
 
 
 class Pruning(Optimization):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlapp.result import StageResult
 
 log = logging.getLogger("mlapp")
+PRELIMINARY = "preliminary"
 
 
 class Tracker:
@@ -27,7 +28,8 @@ class Tracker:
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
         """Epoch ``number`` (from 1; for trees, a boosting round) ended with these ``figures``.
 
-        Every trainer gives ``validation_accuracy`` (0..1); networks also loss, validation_loss, learning_rate, seconds.
+        Every trainer gives ``validation_accuracy`` (0..1); networks also loss, validation_loss, learning_rate, seconds,
+        and `PRELIMINARY` in an epoch whose network is to lose filters: its accuracy is not that of what comes out.
         """
 
     def trial(

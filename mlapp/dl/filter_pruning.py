@@ -18,7 +18,14 @@ RAMP_SHARE = 0.5  # of all epochs go to the rounds before the last, as weight pr
 
 
 def prune_filters(
-    student: Any, train: Split, validation: Split, config: Pruning, folder: Path, sparsity: float
+    student: Any,
+    train: Split,
+    validation: Split,
+    config: Pruning,
+    folder: Path,
+    sparsity: float,
+    *,
+    earlier_epochs: int = 0,
 ) -> tuple[Any, list[dict[str, float]]]:
     """A narrower copy of ``student`` and its history: in each round the same share of the filters left goes.
 
@@ -27,8 +34,7 @@ def prune_filters(
     model, history = student, list[dict[str, float]]()
     rounds = epochs_of_rounds(config.rounds, config.epochs)
     for number, epochs in enumerate(rounds, start=1):
-        leaving = 1 - (1 - sparsity) ** (1 / len(rounds))
-        narrow = replicate(rebuild(model, choose_filters(model, leaving)))
+        narrow = replicate(_narrower(model, sparsity, len(rounds)))
         log.info(
             "round %d/%d: %d of %d parameters stay", number, len(rounds), narrow.count_params(), student.count_params()
         )
@@ -37,9 +43,26 @@ def prune_filters(
         )
         settings = config.model_copy(update={"epochs": epochs})
         place = folder / f"round-{number}"
-        history += optimise(narrow, loss, train, validation, settings, place, earlier_epochs=len(history))
+        history += optimise(
+            *(narrow, loss, train, validation, settings, place),
+            earlier_epochs=earlier_epochs + len(history),
+            preliminary=number < len(rounds),
+        )
         model = unreplicate(narrow)
     return model, history
+
+
+def as_pruned(model: Any, config: Pruning, sparsity: float) -> Any:
+    """A network as narrow as `prune_filters` leaves ``model``, which none of its filters were taught for."""
+    rounds = len(epochs_of_rounds(config.rounds, config.epochs))
+    for _ in range(rounds):
+        model = _narrower(model, sparsity, rounds)
+    return model
+
+
+def _narrower(model: Any, sparsity: float, rounds: int) -> Any:
+    """After one of so many rounds."""
+    return rebuild(model, choose_filters(model, 1 - (1 - sparsity) ** (1 / rounds)))
 
 
 def epochs_of_rounds(rounds: int, epochs: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from mlapp.dl.answers import taught
 from mlapp.dl.budget import widest
 from mlapp.dl.devices import chosen, scaled
 from mlapp.dl.exporter import export
+from mlapp.dl.filter_pruning import as_pruned, prune_filters
 from mlapp.dl.keras_model import evaluate, load, save
 from mlapp.dl.losses import distillation
 from mlapp.dl.optimise import optimise
 from mlapp.dl.replicas import replicate, unreplicate
 from mlapp.dl.report import outcome
 from mlapp.result import Outcome, ResultUri
-from mlapp.schema import Devices, Distillation, Export
+from mlapp.schema import Devices, Distillation, Export, Pruning
 from mlapp.search_space import Choice, Real, SearchSpace
 from mlapp.stage import stage
 from mlapp.tuned import with_tuned
@@ -50,17 +52,36 @@ def fit(config: KnowledgeDistillerConfig, dataset: Dataset, folder: Path) -> tup
     """A student and its history, one record an epoch; ``folder`` keeps checkpoints to resume from."""
     config = within_budget(config, dataset)
     train = taught(dataset, config.teacher, config.augmentation)
+    validation = dataset.split("validation")
+    pruning = _pruning(config)
     student = replicate(nets.build_for(dataset, config, width=config.width, seed=config.seed))
     loss = distillation(student, temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing)
-    history = optimise(student, loss, train, dataset.split("validation"), config, folder)
-    return unreplicate(student), history
+    whole = config.model_copy(update={"epochs": config.epochs - pruning.epochs}) if pruning else config
+    history = optimise(student, loss, train, validation, whole, folder, preliminary=pruning is not None)
+    student = unreplicate(student)
+    if pruning:
+        student, more = prune_filters(
+            student, train, validation, pruning, folder, config.sparsity, earlier_epochs=len(history)
+        )
+        history += more
+    return student, history
+
+
+def _pruning(config: KnowledgeDistillerConfig) -> Pruning | None:
+    """How filters leave in the second half of the epochs, if any do."""
+    if not config.sparsity:
+        return None
+    shared = config.model_dump(include=set(Pruning.model_fields))
+    return Pruning(**shared | {"epochs": config.epochs // 2})
 
 
 def within_budget(config: KnowledgeDistillerConfig, dataset: Dataset) -> KnowledgeDistillerConfig:
     """The config with the student as narrow as its byte budget demands."""
     if config.max_bytes is None:
         return config
-    width = widest(dataset, config, config.width, config.max_bytes)
+    pruning = _pruning(config)
+    change = partial(as_pruned, config=pruning, sparsity=config.sparsity) if pruning else None
+    width = widest(dataset, config, config.width, config.max_bytes, change)
     return config.model_copy(update={"width": width, "max_bytes": None})
 
 
@@ -81,9 +102,10 @@ def run(config: KnowledgeDistillerConfig, workdir: Path) -> Outcome:
         dataset,
         config.export,
         workdir,
-        name=f"student-{config.width:g}",
+        name=f"student-{config.width:g}" + (f" -{100 * config.sparsity:.0f}% filters" if config.sparsity else ""),
         kind="student",
-        description=f"{config.architecture}, width {config.width:g}, distilled at temperature {config.temperature:g}",
+        description=f"{config.architecture}, width {config.width:g}, distilled at temperature {config.temperature:g}"
+        + (f", without {100 * config.sparsity:.0f} % of its filters from half-way on" if config.sparsity else ""),
     )
     return outcome(workdir, artifacts, candidates, history)
 

@@ -39,6 +39,7 @@ def importances(trials: Sequence[Trial], space: SearchSpace) -> dict[str, float]
     if len(trials) < enough(space):
         return {}
     reached = common_epoch(trials)
+    trials = [trial for trial in trials if min(trial.accuracies) <= reached]  # not those of students still to be pruned
     accuracies = [max(value for epoch, value in trial.accuracies.items() if epoch <= reached) for trial in trials]
     if len(set(accuracies)) < 3:
         return {}

@@ -23,7 +23,7 @@ from mlapp.dataset import Dataset
 from mlapp.dl.backend import use_processors
 from mlapp.errors import UserError
 from mlapp.section import Section
-from mlapp.tracking import Tracker, tracked_by
+from mlapp.tracking import PRELIMINARY, Tracker, tracked_by
 from mlapp.tune.trials import checkpoints
 
 METRIC = "validation_accuracy"
@@ -46,7 +46,9 @@ class Reporter(Tracker):
         self.wall, self.cpu = time.monotonic(), time.process_time()
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
-        """Keep the epoch's accuracy and report."""
+        """Keep the epoch's accuracy and report, unless it is of a network that is to lose filters."""
+        if PRELIMINARY in figures:
+            return
         self.accuracies[number] = float(figures["validation_accuracy"])
         self.report("running")
 
@@ -93,7 +95,9 @@ def run_trial(parameters: dict[str, Any], assignment: Assignment) -> None:
         if len(history) >= max(reporter.accuracies, default=1):
             # An interrupted trial that was taken up again tells of its earlier epochs here only.
             reporter.accuracies = {
-                number: float(record["validation_accuracy"]) for number, record in enumerate(history, start=1)
+                number: float(record["validation_accuracy"])
+                for number, record in enumerate(history, start=1)
+                if PRELIMINARY not in record
             }
         reporter.report("finished")
     finally:

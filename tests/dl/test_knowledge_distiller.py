@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from mlapp.dataset import Dataset
-from mlapp.dl import knowledge_distiller, nets
+from mlapp.dl import filter_pruning, knowledge_distiller, nets
 from mlapp.dl.answers import answers_of
 from mlapp.dl.backend import tf
+from mlapp.dl.exporter import convert
+from mlapp.dl.filter_pruning import as_pruned
 from mlapp.dl.knowledge_distiller import KnowledgeDistillerConfig
 from mlapp.dl.losses import cross_entropy, distillation, soft_cross_entropy
+from mlapp.errors import Terminated
+from mlapp.schema import Pruning
+from mlapp.tracking import PRELIMINARY, Tracker, tracked_by
 
 
 def network(seed: int, width: float = 0.125) -> Any:
@@ -38,6 +44,23 @@ def distil(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
         return knowledge_distiller.fit(config(**changes), dataset, folder)[0]
 
     return taught
+
+
+@pytest.fixture
+def preliminary() -> Iterator[dict[int, bool]]:
+    """Of each epoch that trackers are told of, whether it is a preliminary one."""
+    told: dict[int, bool] = {}
+
+    class Listening(Tracker):
+        def epoch(self, number: int, figures: Mapping[str, float]) -> None:
+            told[number] = PRELIMINARY in figures
+
+    with tracked_by(Listening()):
+        yield told
+
+
+def stopped(*arguments: Any, **more: Any) -> Any:
+    raise Terminated
 
 
 def test_soft_loss_is_t_squared_times_the_divergence_of_softened_distributions() -> None:
@@ -97,3 +120,40 @@ def test_the_student_follows_the_teacher_where_teacher_and_labels_disagree(
     answers, taught = (model.predict(images, verbose=0).argmax(1) for model in (student, wrong))
     assert (answers == taught).mean() > 0.5
     assert (answers == train.labels).mean() < 0.2
+
+
+def test_filters_leave_half_way_and_only_what_is_left_counts(
+    distil: Callable[..., Any], tmp_path: Path, preliminary: dict[int, bool]
+) -> None:
+    student = distil(network(1), tmp_path, epochs=6, sparsity=0.5, width=0.5)
+    for name, filters in (("stem", 8), ("widen1", 16), ("widen2", 32), ("block1", 48)):
+        assert student.get_layer(name).filters == pytest.approx(filters / 2, abs=1)
+    assert preliminary == {1: True, 2: True, 3: True, 4: True, 5: True, 6: False}
+
+
+def test_a_pruned_student_keeps_to_its_byte_budget(dataset: Dataset) -> None:
+    asked = config(width=1.0, max_bytes=30_000, sparsity=0.3)
+    found = knowledge_distiller.within_budget(asked, dataset)
+    assert found.width > knowledge_distiller.within_budget(asked.model_copy(update={"sparsity": 0.0}), dataset).width
+    wide = nets.build_for(dataset, found, width=found.width, seed=0)
+    pruned = as_pruned(wide, Pruning(epochs=1), 0.3)
+    assert len(convert(wide, dataset.split("train"), images=2)) > 40_000
+    assert 27_000 < len(convert(pruned, dataset.split("train"), images=2)) <= 30_000
+
+
+def test_an_interrupted_distillation_ends_as_an_undisturbed_one_while_filters_leave(
+    distil: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = distil(network(1), tmp_path / "undisturbed", epochs=2, sparsity=0.4)
+    monkeypatch.setattr(filter_pruning, "optimise", stopped)
+    with pytest.raises(Terminated):
+        distil(network(1), tmp_path / "stopped", epochs=2, sparsity=0.4)
+    monkeypatch.undo()
+    resumed = distil(network(1), tmp_path / "stopped", epochs=2, sparsity=0.4)
+    for left, right in zip(expected.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_one_epoch_is_too_few_to_lose_filters() -> None:
+    with pytest.raises(ValidationError, match="sparsity needs at least 2 epochs"):
+        config(epochs=1, sparsity=0.3)

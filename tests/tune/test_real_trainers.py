@@ -11,6 +11,7 @@ import pytest
 from mlapp.dl import dnn_trainer, knowledge_distiller
 from mlapp.result import StageResult
 from mlapp.schema import Distillation, Training
+from mlapp.search_space import Choice, Whole
 from mlapp.tune import tuner
 from mlapp.tuned import with_tuned
 
@@ -52,3 +53,28 @@ def test_the_best_parameters_of_a_search_go_into_the_trainer(
     tuned = with_tuned(make(**given.model_dump(), **more, data=planted_data.uri, tuned=result.uri))
     best = max(trials, key=lambda trial: max(trial["accuracies"].values()))
     assert {field: getattr(tuned, field) for field in best["parameters"]} == best["parameters"]
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_depth_and_sparsity_are_searched_within_one_byte_budget(
+    planted_data: StageResult, planted_teacher: StageResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a student that is to lose filters can do before is not what it is compared by."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = tuner.TunerConfig(
+        trainer="distill",
+        data=planted_data.uri,
+        teacher=planted_teacher.uri,
+        trials=4,
+        trainers=("distill",),
+        concurrency=1,
+        grace_period=1.0,
+        space={"depth": Whole(low=0, high=1), "sparsity": Choice(of=(0.0, 0.4))},
+        distillation=Distillation(max_bytes=20_000, widths=(1.0,), epochs=2, batch_size=64),
+    )
+    trials = json.loads(tuner.run(config, tmp_path / "work").local("trials").read_text())
+    found = {(trial["parameters"]["depth"], trial["parameters"]["sparsity"]): trial for trial in trials}
+    assert found.keys() == {(0, 0.0), (0, 0.4), (1, 0.0), (1, 0.4)}
+    for (_, sparsity), trial in found.items():
+        assert trial["state"] == "finished"
+        assert trial["accuracies"].keys() == ({"2"} if sparsity else {"1", "2"})

@@ -44,6 +44,11 @@ def test_the_setting_that_decides_is_found_not_the_one_that_stops() -> None:
     assert sum(shares.values()) == pytest.approx(1)
 
 
+def test_students_that_were_to_lose_filters_then_are_not_compared() -> None:
+    late = trials(2, accuracies={7: 0.9, 8: 0.99})
+    assert importance.importances([*trials(40), *late], SPACE) == importance.importances(trials(40), SPACE)
+
+
 @pytest.mark.parametrize("few", [trials(11), trials(30, accuracies={1: 0.5})])
 def test_nothing_is_told_of_too_few_trials_or_of_equal_ones(few: list[Trial]) -> None:
     assert importance.importances(few, SPACE) == {}
