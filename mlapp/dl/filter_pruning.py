@@ -53,7 +53,7 @@ def prune_filters(
 
 
 def as_pruned(model: Any, config: Pruning, sparsity: float) -> Any:
-    """A network as narrow as `prune_filters` leaves ``model``, which none of its filters were taught for."""
+    """A network as narrow as `prune_filters` leaves ``model``, without any training."""
     rounds = len(epochs_of_rounds(config.rounds, config.epochs))
     for _ in range(rounds):
         model = _narrower(model, sparsity, rounds)
