@@ -29,7 +29,7 @@ class Tracker:
         """Epoch ``number`` (from 1; for trees, a boosting round) ended with these ``figures``.
 
         Every trainer gives ``validation_accuracy`` (0..1); networks also loss, validation_loss, learning_rate, seconds,
-        and `PRELIMINARY` in an epoch whose network is to lose filters: its accuracy is not that of what comes out.
+        and where filters leave on the way `PRELIMINARY`: 1.0 as long as some are still to leave, 0.0 from then on.
         """
 
     def trial(

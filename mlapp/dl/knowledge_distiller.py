@@ -57,7 +57,7 @@ def fit(config: KnowledgeDistillerConfig, dataset: Dataset, folder: Path) -> tup
     student = replicate(nets.build_for(dataset, config, width=config.width, seed=config.seed))
     loss = distillation(student, temperature=config.temperature, alpha=config.alpha, smoothing=config.label_smoothing)
     whole = config.model_copy(update={"epochs": config.epochs - pruning.epochs}) if pruning else config
-    history = optimise(student, loss, train, validation, whole, folder, preliminary=pruning is not None)
+    history = optimise(student, loss, train, validation, whole, folder, preliminary=True if pruning else None)
     student = unreplicate(student)
     if pruning:
         student, more = prune_filters(

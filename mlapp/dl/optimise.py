@@ -41,14 +41,14 @@ def optimise(
     after_epoch: Callable[[], None] | None = None,
     eligible_from: int = 0,
     earlier_epochs: int = 0,
-    preliminary: bool = False,
+    preliminary: bool | None = None,
 ) -> list[dict[str, float]]:
     """Minimise ``loss`` over ``model``'s trainable variables; the model ends with its best epoch's weights.
 
     Best is the highest validation accuracy from epoch ``eligible_from`` on. Returns one record an epoch (loss,
     validation_loss, validation_accuracy, learning_rate, seconds). A run interrupted in ``folder`` is taken up where it
     stood. ``after_epoch`` is called before each epoch's weights are measured. Trackers are told of epochs as following
-    ``earlier_epochs``, and records are marked where the network that is trained here is ``preliminary``.
+    ``earlier_epochs``, and where that is known, whether the network that is trained here is ``preliminary``.
     """
     devices = current()
     with devices.training(config, len(train)):
@@ -64,8 +64,8 @@ def optimise(
                     if after_epoch:
                         after_epoch()
                     is_best = _close_epoch(progress, model, validation, optimizer, config, eligible_from)
-                    if preliminary:
-                        progress.history[-1][tracking.PRELIMINARY] = 1.0
+                    if preliminary is not None:
+                        progress.history[-1][tracking.PRELIMINARY] = float(preliminary)
                     checkpoints.save(progress, is_best=is_best)
                 if devices.is_chief:
                     tracking.epoch(earlier_epochs + len(progress.history), progress.history[-1])

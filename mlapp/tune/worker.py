@@ -46,11 +46,15 @@ class Reporter(Tracker):
         self.wall, self.cpu = time.monotonic(), time.process_time()
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
-        """Keep the epoch's accuracy and report, unless it is of a network that is to lose filters."""
-        if PRELIMINARY in figures:
-            return
-        self.accuracies[number] = float(figures["validation_accuracy"])
-        self.report("running")
+        """Keep the epoch's accuracy and report.
+
+        Not where filters leave on the way: before, the accuracy is another network's, and after that it has epochs to
+        recover, so a comparison with others at the same epoch would stop the wrong ones.
+        """
+        if not figures.get(PRELIMINARY):
+            self.accuracies[number] = float(figures["validation_accuracy"])
+        if PRELIMINARY not in figures:
+            self.report("running")
 
     def report(self, state: str, **more: Any) -> None:
         """Tell the search. Its metric is the best epoch's accuracy: that is the epoch which the trainers keep."""
@@ -97,7 +101,7 @@ def run_trial(parameters: dict[str, Any], assignment: Assignment) -> None:
             reporter.accuracies = {
                 number: float(record["validation_accuracy"])
                 for number, record in enumerate(history, start=1)
-                if PRELIMINARY not in record
+                if not record.get(PRELIMINARY)
             }
         reporter.report("finished")
     finally:

@@ -53,7 +53,7 @@ def preliminary() -> Iterator[dict[int, bool]]:
 
     class Listening(Tracker):
         def epoch(self, number: int, figures: Mapping[str, float]) -> None:
-            told[number] = PRELIMINARY in figures
+            told[number] = bool(figures[PRELIMINARY])
 
     with tracked_by(Listening()):
         yield told

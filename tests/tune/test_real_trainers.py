@@ -59,7 +59,7 @@ def test_the_best_parameters_of_a_search_go_into_the_trainer(
 def test_depth_and_sparsity_are_searched_within_one_byte_budget(
     planted_data: StageResult, planted_teacher: StageResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a student that is to lose filters can do before is not what it is compared by."""
+    """What a student that is to lose filters can do before is not what it is compared by, and it is never stopped."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config = tuner.TunerConfig(
         trainer="distill",
@@ -68,7 +68,6 @@ def test_depth_and_sparsity_are_searched_within_one_byte_budget(
         trials=4,
         trainers=("distill",),
         concurrency=1,
-        grace_period=1.0,
         space={"depth": Whole(low=0, high=1), "sparsity": Choice(of=(0.0, 0.4))},
         distillation=Distillation(max_bytes=20_000, widths=(1.0,), epochs=2, batch_size=64),
     )
@@ -76,5 +75,8 @@ def test_depth_and_sparsity_are_searched_within_one_byte_budget(
     found = {(trial["parameters"]["depth"], trial["parameters"]["sparsity"]): trial for trial in trials}
     assert found.keys() == {(0, 0.0), (0, 0.4), (1, 0.0), (1, 0.4)}
     for (_, sparsity), trial in found.items():
-        assert trial["state"] == "finished"
-        assert trial["accuracies"].keys() == ({"2"} if sparsity else {"1", "2"})
+        if sparsity:
+            assert trial["state"] == "finished"
+            assert trial["accuracies"].keys() == {"2"}
+        else:
+            assert trial["accuracies"].keys() <= {"1", "2"}
