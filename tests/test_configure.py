@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -140,16 +140,11 @@ def test_a_wrong_conf_ends_with_exit_code_2_and_one_line(tmp_path, capsys, conf,
     assert list(tmp_path.iterdir()) == []
 
 
-def cpu_seconds_of_children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def test_the_command_keeps_the_configuration_in_the_runs_folder_and_says_where(tmp_path):
     """As the DAG calls it; a wrong setting must be known in about a second, so must a right one."""
     answer = tmp_path / "answer"
     conf = json.dumps({"preset": "smoke", "storage.experiments": str(tmp_path / "e"), "training.epochs": None})
-    before = cpu_seconds_of_children()
+    began = time.monotonic()
     done = subprocess.run(
         [
             sys.executable,
@@ -164,7 +159,7 @@ def test_the_command_keeps_the_configuration_in_the_runs_folder_and_says_where(t
         capture_output=True,
         text=True,
     )
-    assert cpu_seconds_of_children() - before < 5  # by the clock it is about as long, unless the machine is busy
+    assert time.monotonic() - began < 5
     uri = json.loads(answer.read_text())["uri"]
     lines = done.stdout.splitlines()
     assert lines[0].startswith("preset smoke: ")

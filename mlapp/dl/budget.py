@@ -17,8 +17,6 @@ from mlapp.schema import Network
 
 log = logging.getLogger("mlapp")
 STEPS = 100  # widths to tell apart below 1
-
-
 Change = Callable[[Any], Any] | None
 
 

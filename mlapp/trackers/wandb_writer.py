@@ -75,6 +75,7 @@ def write_left(folder: Path, session: Session) -> None:
     One that W&B cannot take is told and left, so that it does not stand in the way of those after it.
     """
     with ExitStack() as claims:
+        # Asked again once it is claimed: another process may have written it meanwhile.
         left = [
             spool
             for spool in sorted((folder / SPOOL).glob("*.jsonl"), key=lambda path: path.stat().st_mtime)

@@ -20,13 +20,13 @@ def tiny(dataset: Dataset) -> object:
 
 
 @pytest.fixture
-def told() -> Iterator[list[int]]:
-    """The numbers of the epochs that trackers are told of in this test."""
-    numbers: list[int] = []
+def told() -> Iterator[list[tuple[int, Mapping[str, float]]]]:
+    """Number and figures of the epochs that trackers are told of in this test."""
+    epochs: list[tuple[int, Mapping[str, float]]] = []
 
     class Listening(Tracker):
         def epoch(self, number: int, figures: Mapping[str, float]) -> None:
-            numbers.append(number)
+            epochs.append((number, figures))
 
     with tracked_by(Listening()):
-        yield numbers
+        yield epochs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mlapp.dl.knowledge_distiller import KnowledgeDistillerConfig
 from mlapp.dl.losses import cross_entropy, distillation, soft_cross_entropy
 from mlapp.errors import Terminated
 from mlapp.schema import Pruning
-from mlapp.tracking import PRELIMINARY, Tracker, tracked_by
+from mlapp.tracking import PRELIMINARY
 
 
 def network(seed: int, width: float = 0.125) -> Any:
@@ -44,19 +44,6 @@ def distil(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
         return knowledge_distiller.fit(config(**changes), dataset, folder)[0]
 
     return taught
-
-
-@pytest.fixture
-def preliminary() -> Iterator[dict[int, bool]]:
-    """Of each epoch that trackers are told of, whether it is a preliminary one."""
-    told: dict[int, bool] = {}
-
-    class Listening(Tracker):
-        def epoch(self, number: int, figures: Mapping[str, float]) -> None:
-            told[number] = bool(figures[PRELIMINARY])
-
-    with tracked_by(Listening()):
-        yield told
 
 
 def stopped(*arguments: Any, **more: Any) -> Any:
@@ -123,12 +110,12 @@ def test_the_student_follows_the_teacher_where_teacher_and_labels_disagree(
 
 
 def test_filters_leave_half_way_and_only_what_is_left_counts(
-    distil: Callable[..., Any], tmp_path: Path, preliminary: dict[int, bool]
+    distil: Callable[..., Any], tmp_path: Path, told: list[tuple[int, Mapping[str, float]]]
 ) -> None:
     student = distil(network(1), tmp_path, epochs=6, sparsity=0.5, width=0.5)
     for name, filters in (("stem", 8), ("widen1", 16), ("widen2", 32), ("block1", 48)):
         assert student.get_layer(name).filters == pytest.approx(filters / 2, abs=1)
-    assert preliminary == {1: True, 2: True, 3: True, 4: True, 5: True, 6: False}
+    assert [(number, figures[PRELIMINARY]) for number, figures in told] == [*((n, 1.0) for n in range(1, 6)), (6, 0.0)]
 
 
 def test_a_pruned_student_keeps_to_its_byte_budget(dataset: Dataset) -> None:

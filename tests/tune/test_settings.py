@@ -231,8 +231,6 @@ def mute() -> Iterator[int]:
 def test_a_ray_address_that_does_not_answer_is_one_line_within_seconds(
     config: Make, mute: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, told: str
 ) -> None:
-    import ray  # noqa: F401  # not what is timed: it alone takes many seconds on a busy machine
-
     monkeypatch.setenv("RAY_ADDRESS", address.format(mute=mute))
     began = time.monotonic()
     with pytest.raises(UserError) as raised:
