@@ -112,17 +112,10 @@ def digest(rows: npt.NDArray[np.uint8]) -> Digests:
     return found
 
 
-def repeated(digests: Digests) -> npt.NDArray[np.intp]:
-    """Numbers of the images that equal an earlier one."""
-    again = np.ones(len(digests), bool)
-    again[np.unique(digests, return_index=True)[1]] = False
-    return np.flatnonzero(again)
-
-
-def contradicted(digests: Digests, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
-    """Numbers of the images that equal the first of their kind but bear another label."""
+def firsts(digests: Digests) -> npt.NDArray[np.intp]:
+    """For every image the number of the first one that equals it: its own, unless it repeats an earlier one."""
     _, first, group = np.unique(digests, return_index=True, return_inverse=True)
-    return np.flatnonzero(labels != labels[first][group])
+    return first[group]
 
 
 def leaked(test: Digests, train: Digests) -> npt.NDArray[np.intp]:

@@ -74,10 +74,11 @@ def _findings(raw: RawData, surveys: dict[Part, Survey], config: Validate) -> li
     """Every count with its limit, if there is one; a `UserError` lists those over theirs."""
     findings = []
     for part, found in surveys.items():
-        labels = raw.parts[part].labels
+        labels, first = raw.parts[part].labels, checks.firsts(found.digests)
+        repeated, contradicted = np.flatnonzero(first != np.arange(len(first))), np.flatnonzero(labels != labels[first])
         findings += [
-            _finding(f"{part} duplicates", checks.repeated(found.digests), len(labels), config.max_duplicates),
-            _finding(f"{part} contradictions", checks.contradicted(found.digests, labels), len(labels), None),
+            _finding(f"{part} duplicates", repeated, len(labels), config.max_duplicates),
+            _finding(f"{part} contradictions", contradicted, len(labels), None),
             _finding(f"{part} constant", found.constant, len(labels), config.max_constant),
         ]
     if "test" in surveys:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlapp import storage
-from mlapp.search_space import Choice, Dimension, SearchSpace
+from mlapp.search_space import Choice, Dimension, SearchSpace, Whole
 from mlapp.tune.space import distributions
 from mlapp.tune.trials import Trial
 
@@ -61,14 +61,15 @@ def draw(trials: Sequence[Trial], space: SearchSpace, best: Trial, trainer: str,
     usable = [trial for trial in trials if trial.usable]
     shares = importances(usable, space)
     names = list(shares) or list(space)
-    rows = math.ceil((len(names) + 1) / COLUMNS)
-    figure = Figure(figsize=(3.1 * COLUMNS, 2.7 * rows + 0.6), layout="constrained")
-    panels = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+    columns = min(COLUMNS, len(names) + 1)
+    rows = math.ceil((len(names) + 1) / columns)
+    figure = Figure(figsize=(3.1 * columns, 2.7 * rows + 0.6), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
     _bars(panels[0], shares, usable, space)
     floor = _floor(usable)
     for place, (axes, name) in enumerate(zip(panels[1:], names, strict=False), start=1):
         _slice(axes, name, space[name], usable, best, floor)
-        if place == 1 or place % COLUMNS == 0:
+        if place == 1 or place % columns == 0:
             axes.set_ylabel("validation accuracy (%)", fontsize=8)
     for axes in panels[len(names) + 1 :]:
         axes.set_axis_off()
@@ -106,7 +107,7 @@ def _floor(trials: Sequence[Trial]) -> float:
 
 
 def _slice(axes: Any, name: str, dimension: Dimension, trials: Sequence[Trial], best: Trial, floor: float) -> None:
-    from matplotlib.ticker import LogLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator
 
     for trial in sorted(trials, key=lambda trial: trial.state, reverse=True):
         colour = FINISHED if trial.state == "finished" else STOPPED
@@ -143,6 +144,8 @@ def _slice(axes: Any, name: str, dimension: Dimension, trials: Sequence[Trial], 
         axes.xaxis.set_minor_formatter("")
         axes.set_xlim(low * (low / high) ** margin, high * (high / low) ** margin)
     else:
+        if isinstance(dimension, Whole):
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlim(low - margin * (high - low), high + margin * (high - low))
 
 
