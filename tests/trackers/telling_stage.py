@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import sys
 import time
@@ -23,6 +24,7 @@ class Telling(Section):
 
     epochs: int = Field(3, description="how many epochs to tell of")
     pause_s: float = Field(0.0, description="how long an epoch takes")
+    until: str | None = Field(None, description="pattern of files: having told, wait half a minute at most for one")
     leave: Literal["all", "nothing"] = Field("all", description="which artifacts to leave")
     end: Literal["well", "refuse", "crash"] = Field("well", description="how it ends")
 
@@ -37,6 +39,9 @@ def run(config: Telling, workdir: Path) -> Outcome:
         tracking.epoch(number, history[-1])
         sys.stdout.write(f"epoch {number}\n")
         sys.stdout.flush()
+    deadline = time.monotonic() + 30
+    while config.until and not glob.glob(config.until) and time.monotonic() < deadline:
+        time.sleep(0.1)
     if config.end == "refuse":
         raise UserError("the data is too small: give more")
     if config.end == "crash":

@@ -193,17 +193,21 @@ def test_with_a_key_the_run_goes_to_the_server(place: Place, server: wandb_serve
 
 
 @pytest.mark.parametrize("server", ["works"], indirect=True)
-def test_what_a_short_stage_left_goes_to_the_server_with_the_one_that_follows(
+def test_what_a_short_stage_left_goes_to_the_server_before_the_long_one_that_follows(
     place: Place, server: wandb_server.Server
 ) -> None:
     group = ("tracking.group=g", f"storage.experiments={place.folder}")
     environ = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}
     short = place.start(*group, f"--workdir={place.folder / 't'}", module="tests.tiny_stage", **environ)
     assert short.wait(30) == 0
-    ran = place.run(*LASTING, PATIENT, "--leave=nothing", *group, **environ)
+    until = f"--until={place.folder / 'g' / 'wandb' / 'spool' / '*.written'}"
+    ran = place.run(until, PATIENT, "--leave=nothing", *group, **environ)
     assert ran.code == 0
     assert "W&B" not in ran.output
-    assert {sent["name"].partition("-")[0] for sent in server.upserted} == {"tiny", "train"}
+    assert [name.partition("-")[0] for name in dict.fromkeys(sent["name"] for sent in server.upserted)] == [
+        "tiny",
+        "train",
+    ]
     assert server.exit_codes == [0, 0]
 
 
