@@ -51,10 +51,14 @@ class Reporter(Tracker):
         Not where filters leave on the way: before, the accuracy is another network's, and after that it has epochs to
         recover, so a comparison with others at the same epoch would stop the wrong ones.
         """
-        if not figures.get(PRELIMINARY):
-            self.accuracies[number] = float(figures["validation_accuracy"])
+        self.keep(number, figures)
         if PRELIMINARY not in figures:
             self.report("running")
+
+    def keep(self, number: int, figures: Mapping[str, float]) -> None:
+        """Keep the epoch's accuracy, if it is one of the network that the trial is to end with."""
+        if not figures.get(PRELIMINARY):
+            self.accuracies[number] = float(figures["validation_accuracy"])
 
     def report(self, state: str, **more: Any) -> None:
         """Tell the search. Its metric is the best epoch's accuracy: that is the epoch which the trainers keep."""
@@ -98,11 +102,9 @@ def run_trial(parameters: dict[str, Any], assignment: Assignment) -> None:
     else:
         if len(history) >= max(reporter.accuracies, default=1):
             # An interrupted trial that was taken up again tells of its earlier epochs here only.
-            reporter.accuracies = {
-                number: float(record["validation_accuracy"])
-                for number, record in enumerate(history, start=1)
-                if not record.get(PRELIMINARY)
-            }
+            reporter.accuracies = {}
+            for number, record in enumerate(history, start=1):
+                reporter.keep(number, record)
         reporter.report("finished")
     finally:
         _release()
