@@ -34,8 +34,9 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
     parser = build_parser(stage)
     arguments = parser.parse_intermixed_args(argv)
     if arguments.schema:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for a reader that wants the first lines only
-        print(json.dumps(stage.config.model_json_schema(), indent=2))
+        before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for a reader that wants the first lines only
+        print(json.dumps(stage.config.model_json_schema(), indent=2), flush=True)
+        signal.signal(signal.SIGPIPE, before)
         return
     try:
         result = tracked(stage, arguments)

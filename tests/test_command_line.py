@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,12 @@ def test_schema_prints_the_json_schema_of_the_stages_config(capsys):
     properties = json.loads(capsys.readouterr().out)["properties"]
     assert properties["epochs"]["minimum"] == 1
     assert {"data", "export", "architecture"} <= set(properties)
+
+
+def test_a_connection_that_breaks_after_the_schema_was_printed_does_not_end_the_process(capsys):
+    before = signal.getsignal(signal.SIGPIPE)
+    main(dnn_trainer.run, ["--schema"])
+    assert signal.getsignal(signal.SIGPIPE) is before is signal.SIG_IGN
 
 
 def test_help_names_every_setting_with_its_bounds_and_every_input():
