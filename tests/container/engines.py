@@ -122,6 +122,8 @@ def registry(folder: Path, port: int) -> Iterator[str]:
                 yield address
             finally:
                 server.terminate()
+                server.wait()
+                shutil.rmtree(folder)
 
 
 def _answers(address: str) -> bool:
