@@ -41,12 +41,18 @@ class LocalRunner:
 
         root = project_root()
         paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-        with tempfile.TemporaryDirectory(prefix="mlapp-stage-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="mlapp-stage-", ignore_cleanup_errors=True) as scratch:
             answer = Path(scratch, "ended.json")
             process = self._process = subprocess.Popen(
                 [*tied(signal.SIGTERM), sys.executable, "-m", module, *arguments, f"--ended-to={answer}"],
                 cwd=root,
-                env={**os.environ, **environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
+                env={
+                    **os.environ,
+                    **environ,
+                    "PYTHONPATH": os.pathsep.join(paths),
+                    "PYTHONUNBUFFERED": "1",
+                    "TMPDIR": scratch,  # of a stage that is killed nothing stays
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -167,7 +168,10 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
-    # wandb's exit hooks would wait for a server that does not answer; the session is closed by now.
+    # What wandb and `storage.fetch` keep in temporary folders is removed here, as their exit hooks do not run: wandb's
+    # would wait for a server that does not answer, and the session is closed by now.
+    with tempfile.TemporaryDirectory(prefix="mlapp-wandb-", ignore_cleanup_errors=True) as scratch:
+        tempfile.tempdir = os.environ["TMPDIR"] = scratch
+        main()
     sys.stdout.flush()
     os._exit(0)

@@ -98,9 +98,14 @@ def test_a_crash_is_told_by_its_exit_code_and_last_line(stub_stage):
     assert ended.told == "the stage ended with exit code 1: ValueError: a bug"
 
 
-def test_a_stage_that_the_system_killed_is_told_by_the_signals_name(stub_stage):
+def test_a_stage_that_the_system_killed_is_told_by_the_signals_name_and_leaves_no_temporary_file(
+    stub_stage, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
     ended = LocalRunner(lambda line: None).run(stub_stage, ["--do=vanish"])
     assert ended.told == "the stage was ended by SIGKILL: it said nothing"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_kill_lets_the_stage_save_and_asks_just_once(stub_stage, tmp_path):

@@ -101,7 +101,9 @@ def left_of(session: str) -> list[str]:
 
 
 def test_without_a_key_the_run_is_kept_in_files_with_all_that_the_stage_told(place: Place) -> None:
-    ran = place.run(*LASTING, PATIENT, "tracking.project=shop", "tracking.max_file_bytes=10000")
+    home = place.folder / "home"
+    settings = ("tracking.project=shop", "tracking.max_file_bytes=10000")
+    ran = place.run(*LASTING, PATIENT, *settings, TMPDIR=str(home))
     assert ran.code == 0, ran.output
     assert "W&B" not in ran.output
     (kept,) = place.runs
@@ -120,7 +122,7 @@ def test_without_a_key_the_run_is_kept_in_files_with_all_that_the_stage_told(pla
     assert places["model.keras"] == (20_000, (place.work / "model.keras").as_uri())
     assert kept.exit_code == 0
     assert sorted(path.name for path in place.folder.iterdir()) == ["home", "work"]
-    assert not list((place.folder / "home").iterdir())
+    assert not list(home.iterdir())
 
 
 def test_to_be_online_without_a_key_is_told_and_the_run_is_kept_in_files(place: Place) -> None:
