@@ -71,7 +71,7 @@ def _make(what: Search, trials: Trials, left: int) -> None:
     with warnings.catch_warnings(), connected(what.config, trials.folder) as cluster, stops() as check:
         warnings.simplefilter("ignore")
         log.info("Ray is up: trials at once %d, processors of each %d", cluster.plan.concurrency, cluster.plan.cpus)
-        watch = Watch(trials, what.total, what.epochs, check)
+        watch = Watch(trials, what.total, what.epochs, check, cluster.folder if cluster.own else None)
         _tuner(what, trials, left, cluster, watch).fit()
 
 
