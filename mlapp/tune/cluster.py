@@ -21,7 +21,7 @@ from mlapp.schema import Tuning
 from mlapp.tune.closed import NO_METRICS, closed, environment
 from mlapp.tune.plan import MB, Node, Plan, plan, share
 from mlapp.tune.processes import born_since, children, kill, overdue
-from mlapp.tune.session import last_words, session
+from mlapp.tune.session import RAYS_OWN, last_words, session
 
 log = logging.getLogger("mlapp")
 ROOT = Path(mlapp.__file__).parents[1]
@@ -74,7 +74,7 @@ def _local(config: Tuning, workdir: Path) -> Iterator[Cluster]:
                     object_store_memory=OBJECT_STORE,
                     include_dashboard=False,
                     _node_ip_address="127.0.0.1",
-                    _temp_dir=str(folder),
+                    _temp_dir=str(folder / RAYS_OWN),
                     _system_config=NO_METRICS,
                 )
                 gpus = ray.cluster_resources().get("GPU", 0.0)

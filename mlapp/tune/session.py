@@ -16,8 +16,9 @@ from pathlib import Path
 
 from mlapp.errors import UserError
 
-# A socket's path has at most 107 characters, of which Ray's part and our own folder's name take 93.
-LONGEST_BASE = 14
+RAYS_OWN = "r"  # within our folder: Ray opens its own to everybody
+# A socket's path has at most 107 characters, of which Ray's part and our folder's name take 92.
+LONGEST_BASE = 15
 SAFE = re.compile(r"[\w./+-]+", re.ASCII)  # Ray starts its workers through a shell, which takes other letters apart
 LAST_LINES = 3
 LONGEST = 300
@@ -27,7 +28,7 @@ LONGEST = 300
 def session(workdir: Path) -> Iterator[Path]:
     """A new folder that only this user can enter; nothing of it stays, not even of a killed search in ``workdir``."""
     base = _base()
-    prefix = f"mlapp-ray-{hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:8]}-"
+    prefix = f"mlapp-ray-{hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:6]}-"
 
     def clear() -> None:
         for left in filter(is_private, base.glob(f"{prefix}*")):
@@ -69,7 +70,7 @@ def safe_python(folder: Path) -> str:
 
 def last_words(folder: Path) -> str:
     """What Ray's own logs say at their end, of the process that wrote an error last; in one line."""
-    told = [path for path in folder.glob("session_2*/logs/*.*") if path.is_file() and path.stat().st_size]
+    told = [path for path in folder.glob(f"{RAYS_OWN}/session_2*/logs/*.*") if path.is_file() and path.stat().st_size]
     errors = [path for path in told if path.suffix == ".err"]
     for path in sorted(errors or told, key=lambda path: path.stat().st_mtime, reverse=True):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
