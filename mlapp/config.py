@@ -27,6 +27,8 @@ DEPLOYMENTS = Path(__file__).parents[1] / "deploy" / "presets"
 DEPLOYMENT = "MLAPP_DEPLOYMENT"
 DEFAULT_PRESET = "quick"
 ENVIRONMENT, OVERRIDES = "the environment", "the overrides"
+MOST_TOLD = 10  # of what is wrong, in one line
+LONGEST_QUOTE = 200
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -124,8 +126,9 @@ def validate(model: type[M], values: Mapping[str, Any], layers: Mapping[str, Map
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        told = [_explain(model, dict(detail), layers) for detail in error.errors()]
-        raise UserError("; ".join(dict.fromkeys(told))) from error
+        told = list(dict.fromkeys(_explain(model, dict(detail), layers) for detail in error.errors()))
+        more = [f"and {len(told) - MOST_TOLD:,} more"] if len(told) > MOST_TOLD else []
+        raise UserError("; ".join([*told[:MOST_TOLD], *more])) from error
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -153,14 +156,18 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 def _explain(model: type[BaseModel], detail: dict[str, Any], layers: Mapping[str, Mapping[str, Any]]) -> str:
     location = [str(part) for part in detail["loc"]]
-    name = ".".join(location)
+    name = _short(".".join(location))
     origin = layer_of(location, layers)
     origin = f" (from {origin})" if origin else ""
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {name}{origin}{nearest(location[-1], _siblings(model, location))}"
-    reason = detail["msg"][0].lower() + detail["msg"][1:]
-    given = "" if detail["type"] == "missing" else f", not {detail['input']!r}"
+    reason = _short(detail["msg"][0].lower() + detail["msg"][1:], 5 * LONGEST_QUOTE)
+    given = "" if detail["type"] == "missing" else f", not {_short(repr(detail['input']))}"
     return f"{name}: {reason}{given}{origin}"
+
+
+def _short(text: str, longest: int = LONGEST_QUOTE) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}… ({len(text):,} characters)"
 
 
 def _stands_in(location: Sequence[str], layer: Any) -> bool:

@@ -22,6 +22,7 @@ from mlapp.schema import Baseline, Config, Distillation, Trainer, Training, Tuni
 from mlapp.section import Section
 from mlapp.stage import stage
 from mlapp.tune import report
+from mlapp.tune.learning import require_learning
 from mlapp.tune.search import Search, search
 from mlapp.tune.space import checked, nearest
 from mlapp.tune.trials import Trials
@@ -74,7 +75,10 @@ def run(config: TunerConfig, workdir: Path) -> Outcome:
     trials = Trials(workdir, config)
     first = nearest(space, settings)
     search(Search(config, TRAINERS[config.trainer], settings, space, first, getattr(settings, length)), trials)
-    outcome = report.outcome(config.trainer, trials, space, len(Dataset.open(config.data).split("validation")), workdir)
+    dataset = Dataset.open(config.data)
+    validation = dataset.split("validation")
+    require_learning(config.trainer, list(trials), validation.labels, len(dataset.classes))
+    outcome = report.outcome(config.trainer, trials, space, len(validation), workdir)
     trials.forget()
     return outcome
 

@@ -29,7 +29,8 @@ def command(planted_data: StageResult, tmp_path: Path) -> list[str]:
 @pytest.fixture
 def environment(tmp_path: Path, temporary: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return {**kept, "TINY_NOTES": str(tmp_path / "notes"), "TINY_SECONDS": "0.4", "PYTHONUNBUFFERED": "1"}
+    tiny = {"TINY_NOTES": str(tmp_path / "notes"), "TINY_SECONDS": "0.4", "MLAPP_CHILD_ENV": "TINY_*"}
+    return {**kept, **tiny, "PYTHONUNBUFFERED": "1"}
 
 
 def start_until(line: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
