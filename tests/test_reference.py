@@ -51,13 +51,13 @@ def test_a_local_file_is_verified_before_it_is_opened(tmp_path: Path) -> None:
     before = path.stat()
     path.write_text("evil")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # the same size and time
-    with pytest.raises(UserError, match="text.txt was altered: run the stage that makes it again"):
+    with pytest.raises(UserError, match=r"text\.txt was altered: run the stage that makes it again"):
         result.local("text")
     path.unlink()
-    with pytest.raises(UserError, match="text.txt is missing"):
+    with pytest.raises(UserError, match=r"text\.txt is missing"):
         result.local("text")
     os.mkfifo(path)
-    with pytest.raises(UserError, match="text.txt was altered"):
+    with pytest.raises(UserError, match=r"text\.txt was altered"):
         result.local("text")
 
 
