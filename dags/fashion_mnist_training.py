@@ -29,8 +29,8 @@ from datetime import timedelta
 
 from airflow.sdk import dag, task
 from approval import Approval
-from stage_wiring import BY, COMMON, HOURS, Stages, asked, setting_of
-from training_assets import DATA, MODEL, announce_model, is_news
+from stage_wiring import BY, COMMON, HOURS, RUN_FOLDER, Stages, asked, setting_of
+from training_assets import DATA, MODEL, announce_model, as_announced, is_news
 from trigger_form import show_form, trigger_form
 
 
@@ -48,7 +48,8 @@ def fashion_mnist_training() -> None:
     wanted = task.short_circuit(task_id="wanted", inlets=[MODEL])(is_news)()
     stages = Stages(data_of="{{ config_of_data(triggering_asset_events) }}")
     wanted >> stages.config
-    raw, report, data = stages.data()
+    raw, report, prepared = stages.data()
+    data = task(task_id="as_announced")(as_announced)(prepared)
     tuned = stages.tuned("train", data=data)
     teacher = stages.one("train", "mlapp.dl.dnn_trainer", HOURS, data=data, tuned=tuned)
     tuned_baseline = stages.tuned("baseline", data=data)
@@ -112,7 +113,7 @@ def fashion_mnist_training() -> None:
         "log_experiment",
         "mlapp.registry.vertex_experiment",
         "registration.experiment",
-        folder="{{ ti.xcom_pull('configure').removesuffix('/config.json') }}",
+        folder=asked(RUN_FOLDER),
     )
     [summary, registered] >> logged
 

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from mlapp import config as configuration
-from mlapp import ended, plain, storage, tracking
+from mlapp import ended, ledger, plain, storage, tracking
 from mlapp.errors import Dismissed, Terminated, TryAgainError, UserError, raise_terminated
 from mlapp.result import StageResult
 from mlapp.schema import Config
@@ -40,7 +40,7 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
         return
     try:
         result = tracked(stage, arguments)
-        ended.tell(arguments.ended_to, 0, uri=result.uri)
+        ended.tell(arguments.ended_to, 0, uri=result.reference)
     except (UserError, TryAgainError) as error:
         line = f"{parser.prog}: error: {error}"
         print(line, file=sys.stderr)
@@ -60,7 +60,7 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
         ended.tell(arguments.ended_to, 1, reason=f"{type(error).__name__}: {error}")
         raise
     log.info("%s: %s", stage.name, result.headline or "done")
-    log.info("result: %s", result.uri)
+    log.info("result: %s", result.reference)
 
 
 def tracked(stage: Stage[Any], arguments: argparse.Namespace) -> StageResult:
@@ -71,7 +71,7 @@ def tracked(stage: Stage[Any], arguments: argparse.Namespace) -> StageResult:
         try:
             with storage.explained():
                 config, workdir = prepare(stage, arguments, settings)
-            with tracked_by(*installed.of_stage(settings, workdir)):
+            with tracked_by(*installed.of_stage(settings, workdir)), ledger.kept_in(settings.storage.experiments):
                 return stage.run_resolved(config, workdir, force=arguments.force)
         except UserError as error:
             tracking.failed(f"UserError: {error}")
@@ -126,7 +126,7 @@ def build_parser(stage: Stage[Any]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--preset", default=configuration.DEFAULT_PRESET, help="preset name or .yaml file (%(default)s)"
     )
-    parser.add_argument("--config", help="URI of a resolved configuration (JSON), instead of a preset")
+    parser.add_argument("--config", help="resolved configuration (JSON), by URI or URI#sha256=…, instead of a preset")
     parser.add_argument("--force", action="store_true", help="compute again even if a valid result stands")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of this stage's config and exit")
     parser.add_argument("--ended-to", metavar="URI", help="also write exit code, result's URI and reason there (JSON)")
@@ -137,7 +137,7 @@ def build_parser(stage: Stage[Any]) -> argparse.ArgumentParser:
 def _resolved(arguments: argparse.Namespace, overrides: dict[str, Any]) -> Config:
     path = storage.at(arguments.config)
     try:
-        content = plain.from_json(storage.read_text(path))
+        content = plain.from_json(storage.read_referenced(arguments.config)[0])
     except FileNotFoundError as error:
         raise storage.missing(path, f"no configuration at {path}: give the URI of a resolved config.json") from error
     except ValueError as error:

@@ -20,6 +20,7 @@ from mlapp import config as configuration
 from mlapp import ended, origins, plain, storage
 from mlapp.errors import UserError
 from mlapp.policy import policy_of
+from mlapp.reference import Reference
 from mlapp.schema import Config
 
 LONGEST_NAME = 100
@@ -59,13 +60,22 @@ def configure(
     path = storage.at(uri)
     with storage.explained():
         storage.write_text(path.parent / origins.ORIGINS, kept.text())
-        storage.write_text(path, config.model_dump_json(indent=2) + "\n")
+        storage.write_text(path, _text_of(config))
     return config, kept
 
 
 def resolve(preset: str, conf: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> Config:
     """The configuration of a run: its preset, the environment, then its conf, whose own ``preset`` goes first."""
     return configuration.combine(_layers(preset, conf, data)[1])
+
+
+def reference_of(config: Config, uri: str) -> str:
+    """What is handed on to the run's stages: where its configuration was written, and the SHA-256 of that text."""
+    return str(Reference(uri, hashlib.sha256(_text_of(config).encode()).hexdigest()))
+
+
+def _text_of(config: Config) -> str:
+    return config.model_dump_json(indent=2) + "\n"
 
 
 def read_conf(text: str) -> dict[str, Any]:
@@ -82,7 +92,7 @@ def read_conf(text: str) -> dict[str, Any]:
 def read_setting(uri: str, name: str) -> Any:
     """One value of a resolved configuration by its dotted name."""
     with storage.explained():
-        value = plain.from_json(storage.read_text(storage.at(uri)))
+        value = plain.from_json(storage.read_referenced(uri)[0])
     for part in name.split("."):
         value = value[part]
     return value
@@ -92,7 +102,7 @@ def data_settings(uri: str) -> dict[str, Any]:
     """What an earlier run's configuration says of its data, for a run that takes up these very data."""
     try:
         with storage.explained():
-            config = plain.from_json(storage.read_text(storage.at(uri)))
+            config = plain.from_json(storage.read_referenced(uri)[0])
         return {section: config[section] for section in DATA_SECTIONS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -137,8 +147,8 @@ def main(argv: list[str] | None = None) -> None:
         run, day = arguments.run or f"by-hand-{now:%H%M%S}", arguments.day or f"{now:%Y-%m-%d}"
         folder = run_folder(resolve(arguments.preset, conf, data), run, day)
         uri = str(storage.at(arguments.to or f"{folder}/config.json"))
-        _, kept = configure(arguments.preset, conf, uri, data=data, run=run, group=folder_name(run, day))
-        ended.tell(arguments.ended_to, 0, uri=uri)
+        config, kept = configure(arguments.preset, conf, uri, data=data, run=run, group=folder_name(run, day))
+        ended.tell(arguments.ended_to, 0, uri=reference_of(config, uri))
     except UserError as error:
         told = f"{parser.prog}: error: {error}"
         ended.tell(arguments.ended_to, 2, reason=told)

@@ -5,21 +5,40 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, Field
 
+from mlapp.errors import UserError
 from mlapp.result import StageResult
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+Side = Annotated[int, Field(ge=1)]
+
+
+class Contents(BaseModel):
+    """A split's hashes, of images and of labels, without the file format's header."""
+
+    sha256: dict[str, str]
+
+
+class Description(BaseModel):
+    """What transform says of a data set in `dataset.json`, as far as others read it."""
+
+    name: str
+    classes: tuple[str, ...]
+    shape: tuple[Side, Side, Side]
+    splits: dict[SplitName, Contents]
 
 
 def content_digest(result: StageResult) -> str:
     """Hash of what a transform result holds, pixels, labels and class names, whatever code or settings made it."""
-    description = json.loads(result.local("dataset").read_text(encoding="utf-8"))
-    content = [description["classes"], {name: split["sha256"] for name, split in description["splits"].items()}]
+    description = result.content("dataset", Description)
+    content = [description.classes, {name: description.splits[name].sha256 for name in description.splits}]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -50,16 +69,33 @@ class Dataset:
 
     @classmethod
     def open(cls, uri: str) -> Dataset:
-        """Open the data set behind the URI of a transform stage's result."""
-        result = StageResult.load(uri)
-        description = json.loads(result.local("dataset").read_text(encoding="utf-8"))
-        height, width, channels = description["shape"]
-        return cls(description["name"], tuple(description["classes"]), (height, width, channels), description, result)
+        """Open the data set behind the reference or URI of a transform stage's result."""
+        return cls.of(StageResult.load(uri))
+
+    @classmethod
+    def of(cls, result: StageResult) -> Dataset:
+        """The data set of a transform stage's result."""
+        told = result.content("dataset", Description)
+        return cls(told.name, told.classes, told.shape, result.content("dataset", dict[str, Any]), result)
 
     def split(self, name: SplitName) -> Split:
-        """One split, memory-mapped."""
-        images, labels = (
-            np.load(self.result.local(f"{name}_{kind}"), mmap_mode="r", allow_pickle=False)
-            for kind in ("images", "labels")
-        )
+        """One split, memory-mapped; a `UserError` if its files do not hold images and labels of this data set."""
+        images, labels = (_mapped(self.result.local(f"{name}_{kind}")) for kind in ("images", "labels"))
+        if images.shape != (len(labels), *self.shape) or labels.ndim != 1:
+            raise UserError(
+                f"{self.result.uri}: {name} has images {images.shape} and labels {labels.shape}, not (n, "
+                f"{', '.join(map(str, self.shape))}) and (n,): run the transform stage again"
+            )
         return Split(images, labels)
+
+
+def _mapped(path: Path) -> npt.NDArray[np.uint8]:
+    """An .npy file of bytes, memory-mapped; never of objects, which a file could only hold as code."""
+    try:
+        found = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, OSError, EOFError, OverflowError, SyntaxError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is not an .npy file of bytes ({why}): run the transform stage again") from error
+    if found.dtype != np.uint8:
+        raise UserError(f"{path} holds {found.dtype}, not bytes: run the transform stage again")
+    return found

@@ -120,7 +120,11 @@ def read_all(area: str) -> list[Run]:
     local = storage.fetch_named(folder, FILES)
     if not local.is_dir() or (local != folder and not any(local.iterdir())):
         raise storage.missing(folder, f"no experiments at {folder}: give --experiments URI, or run something first")
-    runs = [replace(read(place), folder=folder / place.name) for place in local.iterdir() if place.is_dir()]
+    runs = [
+        replace(read(place), folder=folder / place.name)
+        for place in local.iterdir()
+        if place.is_dir() and not place.name.startswith(".")
+    ]
     return sorted(runs, key=lambda run: (run.when or datetime.min.replace(tzinfo=UTC), run.name), reverse=True)
 
 

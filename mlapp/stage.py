@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
-from mlapp import cluster, storage, tracking, workspaces
+from mlapp import cluster, ledger, storage, tracking, workspaces
 from mlapp.code_version import code_version
 from mlapp.errors import Dismissed, UserError
 from mlapp.result import RESULT, Artifact, Hop, Input, Outcome, StageResult, input_digest
@@ -105,6 +105,9 @@ class Stage(Generic[C]):
             return None
         if result is None or result.key != (key or self.key(config)):
             return None
+        if not storage.is_local(storage.at(workdir)) and not ledger.knows(result):
+            log.warning("%s: computing again, %s is not known to be the project's own", self.name, result.uri)
+            return None
         if damage := result.damage():
             log.warning("%s: computing again, %s", self.name, damage)
             return None
@@ -152,7 +155,11 @@ class Stage(Generic[C]):
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             folder=str(folder),
         )
-        storage.write_text(folder / RESULT, result.model_dump_json(indent=2) + "\n")
+        text = result.model_dump_json(indent=2) + "\n"
+        result = result.model_copy(update={"sha256": hashlib.sha256(text.encode()).hexdigest()})
+        storage.write_text(folder / RESULT, text)
+        if place.remote:
+            ledger.enter(result)
         place.forget()
         tracking.ended(result)
         return result
@@ -194,6 +201,8 @@ def _input_uris(config: Section, names: list[str]) -> dict[str, list[str]]:
 
 
 def _artifact(file: Any, local: Path, folder: Any) -> Artifact:
+    if isinstance(file, Artifact):
+        return file
     place = storage.at(file.path if isinstance(file, Written) else file)
     inside = storage.is_local(place) and Path(place.path).is_relative_to(local.absolute())
     relative = str(Path(place.path).relative_to(local.absolute())) if inside else str(place)

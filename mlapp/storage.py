@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,12 +21,13 @@ from typing import NamedTuple
 
 from upath import UPath
 
-from mlapp import gcs
+from mlapp import gcs, reference
 from mlapp.errors import UserError
 
 CHUNK = 1 << 20
 DRAFT = ".draft"
 NOTED = "sha256"
+LARGEST_TEXT = 64 << 20  # of a result, a configuration or another small file that is read whole
 
 
 class Written(NamedTuple):
@@ -36,8 +38,12 @@ class Written(NamedTuple):
 
 
 def at(uri: str | os.PathLike[str]) -> UPath:
-    """The path behind a URI; a local one is made absolute, so that it means the same in every process."""
-    gcs.check(str(uri))
+    """The path behind a URI; a local one is made absolute, so that it means the same in every process.
+
+    Of a reference (`mlapp.reference`) it is where the file lies: what is in it is not verified here.
+    """
+    uri = reference.parse(uri).uri
+    gcs.check(uri)
     path = UPath(uri)
     if is_local(path):
         return UPath(os.path.abspath(path.path))
@@ -61,7 +67,11 @@ def sha256(path: UPath | Path) -> str:
 
 
 def described(path: UPath) -> tuple[int, str]:
-    """Size and SHA-256 of a file; in Cloud Storage as noted when it was uploaded, else it is read."""
+    """Size and SHA-256 of a file; in Cloud Storage as noted when it was uploaded, else it is read.
+
+    The note spares reading a file to see that it is unaltered. Whoever may write the file can forge it: what is opened
+    is hashed itself (`fetch`).
+    """
     found = path.fs.info(path.path)
     noted = found.get("metadata", {}).get(NOTED) if in_gcs(path) else None
     return found["size"], noted or sha256(path)
@@ -156,13 +166,38 @@ def read_text(path: UPath) -> str:
     return str(path.fs.cat_file(path.path).decode("utf-8"))
 
 
+def read_referenced(given: str) -> tuple[str, str]:
+    """The text behind a reference or a plain URI, and its SHA-256; a `UserError` if a reference names another one."""
+    path, expected = at(given), reference.parse(given).sha256
+    if is_local(path) and not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise UserError(f"{path} is not a regular file, as a stage writes it: remove it")
+    try:
+        content = path.fs.cat_file(path.path, end=LARGEST_TEXT + 1)
+    except Exception as error:
+        if getattr(error, "code", None) != 416:  # of an empty object, none of whose bytes can be had
+            raise
+        content = b""
+    if len(content) > LARGEST_TEXT:
+        raise UserError(f"{path} is larger than {LARGEST_TEXT:,} bytes, which no stage writes: remove it")
+    digest = hashlib.sha256(content).hexdigest()
+    if expected and digest != expected:
+        raise UserError(f"{path} is not the file that was handed over, its SHA-256 differs: run what made it again")
+    return content.decode("utf-8"), digest
+
+
+def absolute(given: str) -> str:
+    """A reference or plain URI that means the same in every process."""
+    return str(reference.Reference(str(at(given)), reference.parse(given).sha256))
+
+
 def fetch(path: UPath, digest: str | None = None) -> Path:
     """A local path with the content of ``path``: itself where it is local, else a copy kept for this process.
 
-    The same content is copied once. A `UserError` if it has another SHA-256 than ``digest``, where that is known.
+    The same content is copied, and hashed, once. A `UserError` if it has another SHA-256 than ``digest``, where that
+    is known: so whatever opens the path opens what was verified.
     """
     if is_local(path):
-        return Path(path.path)
+        return Path(path.path) if digest is None else _verified(Path(path.path), digest)
     version = (str(path), digest or path.fs.ukey(path.path))
     if version not in _copies:
         copied = Path(tempfile.mkdtemp(dir=_fetched().name), path.name)
@@ -184,6 +219,21 @@ def fetch_named(folder: UPath, names: Collection[str]) -> UPath:
     return at(copied)
 
 
+def _verified(path: Path, digest: str) -> Path:
+    """A local file whose content has this SHA-256; it is read again only if it has changed since."""
+    try:
+        found = path.stat()
+        state = (str(path), digest, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if state not in _known:
+            if not stat.S_ISREG(found.st_mode) or sha256(path) != digest:
+                raise UserError(f"{path} was altered: run the stage that makes it again")
+            _known.add(state)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: run the stage that makes it again") from error
+    return path
+
+
+_known: set[tuple[str | int, ...]] = set()
 _copies: dict[tuple[str, str], Path] = {}
 
 

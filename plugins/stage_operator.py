@@ -33,7 +33,7 @@ NO_SECOND_TRY = ExceptionRetryPolicy([RetryRule(BadInput, RetryAction.FAIL, reas
 
 
 class StageOperator(BaseOperator):  # type: ignore[misc]
-    """Run ``python -m module`` and hand on the URI of its result.json, and nothing else.
+    """Run ``python -m module`` and hand on the URI of its result.json with its SHA-256, and nothing else.
 
     :param module: dotted name of the stage's module
     :param arguments: value by flag, without dashes. Lists, also nested ones and the results of mapped tasks, become
@@ -84,7 +84,7 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
         self.running: Runner | Ladder | None = None
 
     def execute(self, context: Context) -> str:
-        """Run the stage; returns the URI of its result."""
+        """Run the stage; returns the reference of its result."""
         if self.wanted != "True":
             return ""
         if self._is_local():

@@ -11,6 +11,7 @@ from stage_operator import StageOperator
 from training_assets import config_of_data
 
 from mlapp.configure import read_setting
+from mlapp.reference import folder
 
 MINUTES = timedelta(minutes=30)
 HOURS = timedelta(hours=8)
@@ -29,7 +30,7 @@ COMMON: dict[str, Any] = {
         "retry_delay": timedelta(seconds=30),
         "execution_timeout": MINUTES,
     },
-    "user_defined_macros": {"setting": read_setting, "config_of_data": config_of_data},
+    "user_defined_macros": {"setting": read_setting, "config_of_data": config_of_data, "folder_of": folder},
 }
 
 
@@ -44,6 +45,7 @@ def asked(expression: str) -> str:
 
 
 RUNNER = setting_of("placement.runner")
+RUN_FOLDER = "folder_of(ti.xcom_pull('configure'))"
 
 
 class Stages:
@@ -66,7 +68,7 @@ class Stages:
         self.placed: dict[str, Any] = {"config": self.config, "image": image.output, "runner": asked(RUNNER)}
 
     def one(self, name: str, module: str, limit: timedelta = MINUTES, /, **arguments: Any) -> XComArg:
-        """A task that runs a stage once; its output is the URI of the result."""
+        """A task that runs a stage once; its output is the reference of the result."""
         operator = StageOperator(
             task_id=name, module=module, arguments=arguments, execution_timeout=limit, **self.placed
         )
@@ -114,7 +116,7 @@ class Stages:
             "mlapp.summary",
             results=results,
             started="{{ dag_run.start_date.isoformat() }}",
-            placed="{{ ti.xcom_pull('configure').removesuffix('config.json') }}placed",
-            workdir="{{ ti.xcom_pull('configure').removesuffix('/config.json') }}",
+            placed=asked(f"{RUN_FOLDER} ~ '/placed'"),
+            workdir=asked(RUN_FOLDER),
             **RUN,
         )

@@ -6,7 +6,6 @@ on. So a run that new data started can see whether they are news.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +21,7 @@ log = logging.getLogger("airflow.task")
 
 def announce_data(profile: str, config: str) -> None:
     """Tell of prepared data: digest, class counts and quality figures, and the settings that they were made with."""
-    content = json.loads(StageResult.load(profile).local("profile").read_text(encoding="utf-8"))
+    content = StageResult.load(profile).content("profile", dict[str, Any])
     told = {name: content[name] for name in ("name", "digest", "class_counts", "quality")}
     get_current_context()["outlet_events"][DATA].extra = {**told, "profile": profile, "config": config}
 
@@ -37,6 +36,27 @@ def announce_model(data: str, promoted: str) -> None:
         "outcome": registered.headline.split(";")[0],
         "promoted": promoted,
     }
+
+
+def as_announced(data: str) -> str:
+    """The reference of prepared data, if they are the ones that were announced; a run by hand takes any.
+
+    What was approved is what is trained on: a raw area that changed in between is refused.
+    """
+    event = latest(get_current_context()["triggering_asset_events"])
+    if event is None:
+        return data
+    from stage_operator import BadInput
+
+    from mlapp.dataset import content_digest
+
+    prepared = content_digest(StageResult.load(data))
+    if prepared != event.extra["digest"]:
+        raise BadInput(
+            f"the prepared data have digest {prepared}, and {event.extra['digest']} was announced: the data changed in "
+            "between; run the data DAG again"
+        )
+    return data
 
 
 def is_news() -> bool:

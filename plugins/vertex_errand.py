@@ -48,7 +48,7 @@ class Errand:
     @property
     def identity(self) -> str:
         """The same for every try at the same work, another one as soon as arguments, settings or image change."""
-        settings = storage.at(self.config).read_text(encoding="utf-8")
+        settings, _ = storage.read_referenced(self.config)
         return _digest([asdict(self.task), self.module, self.arguments, settings, self.image])
 
 

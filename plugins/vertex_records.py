@@ -6,13 +6,16 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import TypeAdapter
 from stage_runner import Ended
 from vertex_errand import Attempt
 from vertex_jobs import is_over
 from vertex_prices import cost
 from vertex_spec import ENDED, ENDED_WORKER, hop, place_name
 
-from mlapp import storage
+from mlapp import plain, storage
+from mlapp.errors import UserError
+from mlapp.ledger import FOLDER
 from mlapp.schema import Config
 from mlapp.schema_cloud import Place
 
@@ -27,7 +30,8 @@ class Records:
 
     def __init__(self, config: Config, config_uri: str, task: str, say: Callable[[str], object]) -> None:
         self.settings = config.placement
-        self.prefix = f"{config.storage.models.rstrip('/')}/jobs"
+        # Not in the models area: a record names the hash of the result that its job left there.
+        self.prefix = f"{config.storage.experiments.rstrip('/')}/{FOLDER}/jobs"
         self.run_folder = storage.at(config_uri).parent
         self.task = task
         self.say = say
@@ -37,7 +41,7 @@ class Records:
         for name in (ENDED, ENDED_WORKER):
             path = storage.at(f"{attempt.folder(self.prefix)}/{name}")
             if path.exists():
-                return Ended(**json.loads(path.read_text(encoding="utf-8")))
+                return _ended(path)
         return None
 
     def is_told(self, job: Any) -> bool:
@@ -67,3 +71,11 @@ class Records:
 
     def _placed(self, attempt: Attempt) -> Any:
         return storage.at(f"{attempt.folder(self.prefix)}/{PLACED}.json")
+
+
+def _ended(path: Any) -> Ended:
+    """The record in a file; a `UserError` if it is none."""
+    try:
+        return TypeAdapter(Ended).validate_python(plain.from_json(storage.read_text(path)))
+    except ValueError as error:
+        raise UserError(f"{path} is not the record of a stage's end: remove it, and clear the task") from error

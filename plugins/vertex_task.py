@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk.exceptions import AirflowException
+from pydantic import BaseModel
 from vertex_errand import Errand, TaskKey
 from vertex_errors import explain
 from vertex_ladder import Fallback, Ladder, NoRoomError, Waiting
 
 from mlapp import config as configuration
-from mlapp import storage
+from mlapp import plain, reference, storage
 from mlapp.errors import UserError
 from mlapp.result import StageResult
 from mlapp.schema import Config
@@ -28,9 +28,15 @@ if TYPE_CHECKING:
     from stage_operator import StageOperator
 
 
+class Image(BaseModel):
+    """What the image step says of the image it made, as far as it is needed here."""
+
+    image: str
+
+
 def settings_of(uri: str) -> Config:
     """The run's resolved settings."""
-    content = json.loads(storage.at(uri).read_text(encoding="utf-8"))
+    content = plain.from_json(storage.read_referenced(uri)[0])
     return configuration.validate(Config, content, {uri: content})
 
 
@@ -67,9 +73,9 @@ def _image(given: str | None, config: Config) -> str:
     image = given or config.placement.image
     if not image:
         raise UserError("no training image: set placement.image, or hand on the result of the DAG's image step")
-    if not image.endswith(".json"):
+    if not reference.parse(image).uri.endswith(".json"):
         return image
-    return str(json.loads(StageResult.load(image).artifact("image").read_text(encoding="utf-8"))["image"])
+    return StageResult.load(image).content("image", Image).image
 
 
 def _deadline(operator: StageOperator, context: Context, config: Config) -> datetime:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mlapp import storage
 from mlapp.command_line import build_parser, main, prepare
 from mlapp.config import load
 from mlapp.dl import dnn_trainer
@@ -41,7 +42,8 @@ def test_a_stage_runs_and_says_where_its_result_is(tmp_path):
     answer = tmp_path / "answer"
     main(tiny_stage.run, ["--text=abc", f"--workdir={tmp_path / 'work'}", f"--ended-to={answer}"])
     told = json.loads(answer.read_text())
-    assert told == {"exit_code": 0, "uri": str(tmp_path / "work" / "result.json"), "reason": ""}
+    place = tmp_path / "work" / "result.json"
+    assert told == {"exit_code": 0, "uri": f"{place}#sha256={storage.sha256(place)}", "reason": ""}
     assert StageResult.load(told["uri"]).config["text"] == "abc"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlapp import origins
+from mlapp import origins, storage
 from mlapp.config import DEPLOYMENTS, load, preset_names
 from mlapp.configure import configure, folder_name, main, read_conf, read_setting, resolve, run_folder
 from mlapp.errors import UserError
@@ -160,7 +160,8 @@ def test_the_command_keeps_the_configuration_in_the_runs_folder_and_says_where(t
         text=True,
     )
     assert time.monotonic() - began < 5
-    uri = json.loads(answer.read_text())["uri"]
+    uri, _, digest = json.loads(answer.read_text())["uri"].partition("#sha256=")
+    assert digest == storage.sha256(storage.at(uri))
     lines = done.stdout.splitlines()
     assert lines[0].startswith("preset smoke: ")
     assert lines[-2:] == [f"override: storage.experiments={tmp_path / 'e'}", f"configuration: {uri}"]

@@ -66,7 +66,7 @@ def run(config: DnnPrunerConfig, workdir: Path) -> Outcome:
     parent_uri, parent_name, parent_accuracy = _best(config.students)
     tried = []
     with chosen(config.devices):
-        student, train = load_from(parent_uri), taught(dataset, config.teacher, config.augmentation)
+        student, train = load_from(parent_uri, dataset), taught(dataset, config.teacher, config.augmentation)
         validation = dataset.split("validation")
         for sparsity in config.sparsities:
             folder = workdir / f"sparsity-{sparsity:g}"

@@ -13,7 +13,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -98,11 +98,8 @@ def _transformed(raw: RawData, config: Transformation, workdir: Path) -> Outcome
 
 
 def _check_validated(raw: RawData, uri: str) -> None:
-    result = StageResult.load(uri)
-    if damage := result.damage():
-        raise UserError(f"the validation is not as it was left: {damage}; run the validate stage again")
-    report = json.loads(result.local("report").read_text(encoding="utf-8"))
-    if report["raw"] != raw.digest:
+    report = StageResult.load_verified(uri).content("report", dict[str, Any])
+    if report.get("raw") != raw.digest:
         raise UserError(f"{uri} reports on other data than this: run the validate stage on this raw data first")
 
 

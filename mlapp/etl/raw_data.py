@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 
 from mlapp import storage
 from mlapp.errors import UserError
@@ -26,6 +27,14 @@ class Files:
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
+
+
+class Description(BaseModel):
+    """What extract says of the data set, as far as it is needed here."""
+
+    name: str
+    classes: tuple[str, ...]
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,16 @@ def row_slices(count: int, row_bytes: int) -> Iterator[slice]:
 
 
 def _opened(result: StageResult) -> RawData:
-    source = json.loads(result.local("source").read_text(encoding="utf-8"))
+    source = result.content("source", Description)
     present: tuple[Part, ...] = ("train", "test") if "test_images" in result.artifacts else ("train",)
     parts = {
-        part: Files(*(idx.open_idx(result.local(f"{part}_{kind}")) for kind in ("images", "labels")))
+        part: Files(*(idx.open_idx(_path(result, f"{part}_{kind}")) for kind in ("images", "labels")))
         for part in present
     }
-    return RawData(source["name"], tuple(source["classes"]), source["origin"], parts, result.digest())
+    return RawData(source.name, source.classes, source.origin, parts, result.digest())
+
+
+def _path(result: StageResult, name: str) -> Path:
+    """A local file as it is, for it is verified while it is worked with; a remote one fetched and verified."""
+    place = result.artifact(name)
+    return Path(place.path) if storage.is_local(place) else result.local(name)

@@ -154,7 +154,7 @@ def _candidates(stages: Sequence[StageResult]) -> list[dict[str, Any]]:
     """The candidates as the choice placed them, each with what it cost."""
     for stage in stages:
         if "frontier" in stage.artifacts:
-            placed: list[dict[str, Any]] = json.loads(stage.local("frontier").read_text(encoding="utf-8"))
+            placed = stage.content("frontier", list[dict[str, Any]])
             return [{**entry, "cost": cost(entry["result"], stages)} for entry in placed]
     return []
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from upath import UPath
 
 from mlapp.dataset import Dataset
@@ -18,7 +18,7 @@ from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Outcome, ResultUri, ResultUris, StageResult
 from mlapp.schema import Promotion, Signing
 from mlapp.stage import stage
-from mlapp.vetting.intact import intact
+from mlapp.vetting.frontier import Placed
 from mlapp.vetting.verdict import Verdict
 
 APPROVED, CARD = "approved", "MODEL_CARD.md"
@@ -42,7 +42,7 @@ class PromoterConfig(Promotion):
 @stage("promote", area="models", section="promotion", cached=False)
 def run(config: PromoterConfig, workdir: Path) -> Outcome:
     """Move the champion if the verdict says so; otherwise the registry stays as it is."""
-    vetted, challenger = intact(config.verdict), intact(config.challenger)
+    vetted, challenger = StageResult.load_verified(config.verdict), StageResult.load_verified(config.challenger)
     verdict = read_verdict(vetted)
     model = challenger.artifacts["model"].sha256
     if verdict.challenger.sha256 != model or verdict.data != StageResult.load(config.data).digest():
@@ -89,10 +89,7 @@ def _filed(
 
 def read_verdict(vetted: StageResult) -> Verdict:
     """The verdict behind a vet stage's result; a `UserError` if it is of a form that this code does not know."""
-    try:
-        return Verdict.model_validate_json(vetted.local("verdict").read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise UserError(f"{vetted.artifact('verdict')} is not a verdict of this version: vet again") from error
+    return vetted.content("verdict", Verdict)
 
 
 def fill(
@@ -110,7 +107,7 @@ def fill(
     dataset = Dataset.open(config.data)
     for name, file in MODELS.items():
         shutil.copyfile(challenger.local(name), draft / file)
-    chosen = json.loads(challenger.local("challenger").read_text(encoding="utf-8"))["candidate"]
+    chosen = challenger.content("challenger", Placed).candidate.model_dump(mode="json")
     served = MODELS[chosen["artifact"]]
     shutil.copyfile(challenger.local("frontier_plot"), draft / "frontier.png")
     (draft / "labels.json").write_text(json.dumps(list(dataset.classes), indent=2) + "\n", encoding="utf-8")
@@ -137,7 +134,7 @@ def fill(
 
 def _frontier(challenger: StageResult) -> list[dict[str, Any]]:
     """The candidates as the choice placed them, each with its stage and key, wherever they lay."""
-    placed: list[dict[str, Any]] = json.loads(challenger.local("frontier").read_text(encoding="utf-8"))
+    placed = [entry.model_dump(mode="json") for entry in challenger.content("frontier", list[Placed])]
     made = {uri: StageResult.load(uri) for uri in dict.fromkeys(entry["result"] for entry in placed)}
     return [{**entry, "result": f"{made[entry['result']].stage}/{made[entry['result']].key[:8]}"} for entry in placed]
 

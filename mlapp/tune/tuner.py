@@ -86,10 +86,10 @@ def run(config: TunerConfig, workdir: Path) -> Outcome:
 def _settings(trainer: Any, config: TunerConfig) -> Section:
     """The trainer's own config, as it is before anything is tuned."""
     section = getattr(config, trainer.run.section)
-    given = section.model_dump() | {"data": str(storage.at(config.data))}
+    given = section.model_dump() | {"data": storage.absolute(config.data)}
     fields = trainer.run.config.model_fields
     if "teacher" in fields:
-        given["teacher"] = str(storage.at(str(config.teacher)))
+        given["teacher"] = storage.absolute(str(config.teacher))
     if "width" in fields and "widths" in given:
         given["width"] = max(given["widths"])
     if config.epochs and "epochs" in given:

@@ -23,7 +23,6 @@ from mlapp.stage import stage
 from mlapp.text_table import percent
 from mlapp.vetting.evidence import Comparison, Model, Scored, Scores, class_inferiority, compare, measures, scored
 from mlapp.vetting.gates import Decision, Gate, decide, gates, listed
-from mlapp.vetting.intact import intact
 from mlapp.vetting.near_duplicates import near_duplicates
 
 log = logging.getLogger("mlapp")
@@ -88,13 +87,13 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
     policy = config.gates  # all of them: the config is a resolved one
     if config.baseline is None and (asked := [name for name in policy if name.startswith("baseline_")]):
         raise UserError(f"policy {config.policy} asks for {asked[0]}: give --baseline the result of xgboost_trainer")
-    chosen = intact(config.challenger)
-    dataset = Dataset.open(intact(config.data).uri)
+    chosen = StageResult.load_verified(config.challenger)
+    dataset = Dataset.of(StageResult.load_verified(config.data))
     test = dataset.split("test")
     champion = _champion(config.champion, config.signing, dataset)
     models = [Model("challenger", chosen.local("model")), Model("teacher", chosen.local("teacher_float32"))]
     models += [Model("champion", champion[1])] if champion else []
-    models += [Model("baseline", intact(config.baseline).local("model"))] if config.baseline else []
+    models += [Model("baseline", StageResult.load_verified(config.baseline).local("model"))] if config.baseline else []
     scores = {model.who: model.score(test.images) for model in models}
     apart = ~near_duplicates(test, [dataset.split("train"), dataset.split("validation")])
     found = {model.who: scored(model, scores[model.who], test, apart, config) for model in models}

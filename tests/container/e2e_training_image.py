@@ -203,7 +203,7 @@ def test_a_stopped_container_leaves_a_checkpoint(built, store, shared) -> None:
         told += list(run.stdout or ())
     assert run.returncode == 143, "".join(told)
     assert "the same command takes the work up again" in told[-1]
-    assert [*(shared / "long" / "checkpoints").rglob("*.index")]
+    assert [*(shared / "long" / "checkpoints").rglob("*.safetensors")]
     assert not (shared / "long" / "result.json").exists()
 
 

@@ -82,7 +82,10 @@ def test_tasks_hand_on_uris_of_results_and_never_data(workspace, first):
         rows = database.execute("select task_id, value from xcom where key = 'return_value'").fetchall()
     values = {task: json.loads(value) for task, value in rows if task not in ("wanted", "widths", "sparsities")}
     assert {task for task, value in values.items() if value == ""} == {"image", "approve", "register", "log_experiment"}
-    assert {task for task, value in values.items() if value} == {*STAGES, *SEARCHES, "configure", "summarise"}
+    assert {task for task, value in values.items() if value} == {
+        *(*STAGES, *SEARCHES, "configure", "as_announced", "summarise")
+    }
+    assert all("#sha256=" in value for value in values.values() if value)
     for task in STAGES:
         assert StageResult.load(values[task]).stage == task
 

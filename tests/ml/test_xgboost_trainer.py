@@ -200,7 +200,7 @@ def test_a_damaged_checkpoint_is_told_and_left_out(
 ) -> None:
     with tracking.tracked_by(Listener(20)), pytest.raises(Terminated):
         fit(Baseline(**FAST), dataset, tmp_path)
-    [checkpoint] = (tmp_path / "checkpoints").rglob("*.ubj")
+    [checkpoint] = (tmp_path / "checkpoints").rglob("*.json")
     content = checkpoint.read_bytes()
     flipped = content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]
     checkpoint.write_bytes({"cut off": content[:5000], "one bit": flipped, "empty": b""}[damage])

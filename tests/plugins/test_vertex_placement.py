@@ -130,5 +130,7 @@ def test_the_price_is_told_before_and_after(vertex, config):
     assert 0 < told["cost"] < 30
     assert any("by the listed prices" in line for line in lines)
     (job,) = vertex.jobs.values()
-    beside = storage.at(Attempt.of(job).folder(f"{uri.removesuffix('/experiments/run/config.json')}/models/jobs"))
+    beside = storage.at(
+        Attempt.of(job).folder(f"{uri.removesuffix('/experiments/run/config.json')}/experiments/.mlapp/jobs")
+    )
     assert json.loads((beside / "placed.json").read_text()) == told
