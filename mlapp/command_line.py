@@ -142,6 +142,8 @@ def _resolved(arguments: argparse.Namespace, overrides: dict[str, Any]) -> Confi
         raise storage.missing(path, f"no configuration at {path}: give the URI of a resolved config.json") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a configuration: give the URI of a resolved config.json")
     merged = configuration.merge(content, overrides)
     return configuration.validate(Config, merged, {str(path): content, "the overrides": overrides})
 

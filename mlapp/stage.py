@@ -63,7 +63,7 @@ class Stage(Generic[C]):
         with storage.explained():
             if crew and not crew.is_chief:
                 return self._assist(config, workdir, key, force)
-            with workspaces.workspace(folder) as place, _lock(place.local):
+            with workspaces.workspace(folder, resumes=self.area == "models") as place, _lock(place.local):
                 done = None if force or not self.cached else self.done(config, workdir, key)
                 if done is not None:
                     log.info("%s: nothing to do, valid result of %s at %s", self.name, done.finished, done.uri)

@@ -27,6 +27,7 @@ from mlapp.errors import UserError
 from mlapp.quiet import quiet
 from mlapp.schema import Export
 from mlapp.statistics import proportion
+from mlapp.vetting import litert_check
 from mlapp.vetting.scorer import latency_us, score
 
 log = logging.getLogger("mlapp")
@@ -49,6 +50,7 @@ def export(
         path = artifacts[precision] = folder / f"model.{precision}.tflite"
         with storage.atomic_file(path) as draft:
             draft.write_bytes(convert(model, train if precision == "int8" else None, config.representative_images))
+        litert_check.own(path)
         logits = score(path, validation.images)
         if precision == "float32":
             _check_alive(logits)

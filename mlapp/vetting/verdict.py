@@ -94,7 +94,7 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
     models = [Model("challenger", chosen.local("model")), Model("teacher", chosen.local("teacher_float32"))]
     models += [Model("champion", champion[1])] if champion else []
     models += [Model("baseline", StageResult.load_verified(config.baseline).local("model"))] if config.baseline else []
-    scores = {model.who: model.score(test.images) for model in models}
+    scores = {model.who: _scores(model, test, dataset) for model in models}
     apart = ~near_duplicates(test, [dataset.split("train"), dataset.split("validation")])
     found = {model.who: scored(model, scores[model.who], test, apart, config) for model in models}
     ours = scores["challenger"]
@@ -130,6 +130,17 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
         | {f"difference_to_{who}": comparison.difference for who, comparison in against.items()},
         headline=headline(verdict),
     )
+
+
+def _scores(model: Model, test: Split, dataset: Dataset) -> Scores:
+    """A model's class scores; a `UserError` if it knows another number of classes than the data set."""
+    scores = model.score(test.images)
+    if scores.shape[1] != len(dataset.classes):
+        raise UserError(
+            f"the {model.who} {model.path} gives {scores.shape[1]} scores, the data set has {len(dataset.classes)} "
+            "classes: vet models that were made from this data set"
+        )
+    return scores
 
 
 def _inferior(policy: Policy, ours: Scores, champion: Scores | None, test: Split) -> list[float] | None:
