@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1]
 # The folder that holds the package: the project's root, or the DAGs folder of a Composer environment.
 ROOT = PACKAGE.parent
 KINDS = {".py", ".yaml", ".j2"}
-BESIDE_THE_PACKAGE = (DOCKERFILE, "requirements-training.txt", "requirements-training-cuda.txt")
+BESIDE_THE_PACKAGE = (DOCKERFILE, "requirements-pip.txt", "requirements-training.txt", "requirements-training-cuda.txt")
 
 
 @dataclass(frozen=True)

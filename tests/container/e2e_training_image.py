@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -19,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import locks
 import numpy as np
 import pytest
 import yaml
@@ -174,9 +174,8 @@ def test_the_bill_of_materials_lists_what_the_lock_pins(built, tmp_path) -> None
     (bill,) = tmp_path.iterdir()
     content = json.loads(bill.read_text(encoding="utf-8"))
     listed = {f"{part['name'].lower().replace('_', '-')}=={part.get('version')}" for part in content["components"]}
-    lock = (ROOT / "requirements-training.txt").read_text(encoding="utf-8")
-    pinned = re.findall(r"^([a-z0-9._-]+)(?:\[.*\])?(==[^\s;]+)", lock, re.MULTILINE)
-    assert {f"{name}{version}" for name, version in pinned} - listed == set()
+    pinned = locks.read("requirements-training.txt") | locks.read("requirements-pip.txt")
+    assert {f"{name}=={pin.version}" for name, pin in pinned.items()} - listed == set()
 
 
 def test_bad_input_is_one_line_and_exit_code_2(built, store, shared) -> None:
