@@ -32,12 +32,12 @@ class ImageConfig(Images):
     placement: Placement = Placement()
     storage: Storage = Storage()
     content: str | None = Field(None, description="tag of what the image is made of; always taken anew")
-    again: bool = Field(False, description="build even if the registry has the image: with a newer base image, say")
+    again: bool = Field(False, description="build even if the registry has the image")
 
 
 def with_content(config: ImageConfig) -> ImageConfig:
     """The config with the tag of the image's present content, so that each content has a result of its own."""
-    return config.model_copy(update={"content": Context.read(config.variant).tag})
+    return config.model_copy(update={"content": Context.read(config.variant, base=config.base).tag})
 
 
 @stage("image", area="models", section="images", cached=False, resolve=with_content)
@@ -45,7 +45,7 @@ def run(config: ImageConfig, workdir: Path) -> Outcome:
     """Find the image, or build and push it."""
     if config.placement.image:
         return _outcome(workdir, {"image": config.placement.image, "built": False}, "as placement.image says")
-    repository, context = _repository(config), Context.read(config.variant)
+    repository, context = _repository(config), Context.read(config.variant, base=config.base)
     began = time.monotonic()
     digest = None if config.again else repository.digest(context.tag)
     if built := digest is None:

@@ -35,7 +35,7 @@ def build(context: Context, repository: Repository, config: ImageConfig) -> None
     order = {
         "parent": f"projects/{project}/locations/{config.cloud.region}",
         "project_id": project,
-        "build": _build_of(context.tag, repository, source, project, config),
+        "build": _build_of(context, repository, source, project, config),
     }
     begun = None
     try:
@@ -68,11 +68,11 @@ def _upload(context: Context, area: str) -> dict[str, Any]:
 
 
 def _build_of(
-    tag: str, repository: Repository, source: dict[str, Any], project: str, config: ImageConfig
+    context: Context, repository: Repository, source: dict[str, Any], project: str, config: ImageConfig
 ) -> dict[str, Any]:
-    image, cache = f"{repository.uri}:{tag}", f"{repository.uri}:cache-{config.variant}"
+    image, cache = f"{repository.uri}:{context.tag}", f"{repository.uri}:cache-{config.variant}"
     command = [
-        *("build", f"--file={DOCKERFILE}", f"--build-arg=VARIANT={config.variant}"),
+        *("build", f"--file={DOCKERFILE}", *context.build_arguments),
         # The layers of an earlier image are taken where nothing changed: mostly all but the last, mlapp itself.
         *(f"--cache-from={cache}", "--build-arg=BUILDKIT_INLINE_CACHE=1"),
         *(f"--tag={image}", f"--tag={cache}", "."),
@@ -85,7 +85,7 @@ def _build_of(
         "images": [image, cache],
         "timeout": limit,
         "queue_ttl": limit,
-        "tags": ["mlapp", tag],
+        "tags": ["mlapp", context.tag],
         # A build under an account of one's own must say where its log goes.
         "options": {"logging": "CLOUD_LOGGING_ONLY"},
         **({"service_account": f"projects/{project}/serviceAccounts/{account}"} if account else {}),
