@@ -125,8 +125,8 @@ class Registration(Section):
     serving_image: str | None = Field(
         None,
         pattern=BY_DIGEST,
-        description="container that serves the model from its bundle, NAME@sha256:…; unset: registered by name and address only, "
-        "because Vertex AI takes files only together with a container",
+        description="container that serves the model from its bundle, NAME@sha256:…; unset: registered by name and "
+        "address only, because Vertex AI takes files only together with a container",
     )
     artifacts: str | None = Field(
         None,

@@ -49,11 +49,17 @@ def run(config: ImageConfig, workdir: Path) -> Outcome:
     began = time.monotonic()
     digest = None if config.again else repository.digest(context.tag)
     if built := digest is None:
+        pushed = None
         if config.builder == "cloud_build":
-            cloud_build.build(context, repository, config)
+            pushed = cloud_build.build(context, repository, config)
         else:
             engine.build(config.builder, context, repository, config.timeout_minutes)
         digest = repository.digest(context.tag)
+        if digest and pushed and digest != pushed:
+            raise UserError(
+                f"{repository.uri}:{context.tag} is {digest}, and Cloud Build pushed {pushed}: somebody else pushes to "
+                "this repository; find out who, then run again"
+            )
     if digest is None:
         raise UserError(f"the image was built, and {repository.uri} has no {context.tag}: was it deleted? run again")
     image = f"{repository.uri}@{digest}"
