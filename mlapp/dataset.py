@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -10,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from mlapp.data_digest import data_digest
 from mlapp.result import StageResult
 
 SplitName = Literal["train", "validation", "test"]
@@ -18,9 +18,7 @@ SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 def content_digest(result: StageResult) -> str:
     """Hash of what a transform result holds, pixels, labels and class names, whatever code or settings made it."""
-    description = json.loads(result.local("dataset").read_text(encoding="utf-8"))
-    content = [description["classes"], {name: split["sha256"] for name, split in description["splits"].items()}]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return data_digest(json.loads(result.local("dataset").read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
