@@ -19,12 +19,20 @@ override BUCKET := $(value BUCKET)
 export CONF PRESET DAG ENVIRONMENT REGION PROJECT BUCKET
 
 # A stamp is named for the content that it stands for: other requirements, another stamp, another installation.
-REQUIREMENTS := requirements-dev.txt
-LOCK := $(shell sha256sum $(REQUIREMENTS) | cut -c1-12)
+# pip's own lock comes first: what installs the rest is current and verified too.
+REQUIREMENTS := requirements-pip.txt requirements-dev.txt
+LOCK := $(shell cat $(REQUIREMENTS) | sha256sum | cut -c1-12)
 INSTALLED := .venv/installed-$(LOCK)
 MIGRATED := .airflow/migrated-$(LOCK)
 
-.PHONY: help env run test fault-test test-container bench bench-quick deploy
+# What a lock may hold: nothing that was published later. Versions stay as they are where they fit; UPGRADE=--upgrade takes
+# the newest.
+BEFORE ?= 2026-08-26
+UPGRADE ?=
+COMPILE = uv pip compile --quiet --python-version 3.11 --exclude-newer $(BEFORE) $(UPGRADE) --generate-hashes \
+  --no-emit-index-url --custom-compile-command 'make lock'
+
+.PHONY: help env lock run test fault-test test-container bench bench-quick deploy
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to make
@@ -32,6 +40,13 @@ help: ## Show what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 18
 
 env: $(INSTALLED) $(MIGRATED) ## Create the environment: .venv from the pinned requirements, Airflow's database
+
+lock: env ## Regenerate every lock from pyproject.toml, with hashes: BEFORE=2026-08-26, UPGRADE=--upgrade for newer versions
+	@source ./env.sh && $(COMPILE) --group pip -o requirements-pip.txt
+	@source ./env.sh && $(COMPILE) --extra airflow pyproject.toml -o requirements.txt
+	@source ./env.sh && $(COMPILE) --extra airflow --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+	@source ./env.sh && $(COMPILE) -c requirements.txt pyproject.toml -o requirements-training.txt
+	@source ./env.sh && $(COMPILE) --extra cuda -c requirements-training.txt pyproject.toml -o requirements-training-cuda.txt
 
 run: env ## Run a whole DAG, by default the training: data, models, verdict, promotion
 	@source ./env.sh && exec python plugins/dags_test.py "$$DAG" --preset="$$PRESET" --conf="$$CONF"
@@ -64,7 +79,8 @@ $(INSTALLED):
 	@echo "make: installing the pinned requirements into .venv; the first time this takes some minutes"
 	@.venv/bin/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
 	@rm -f .venv/installed-*
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(REQUIREMENTS)
+	@for lock in $(REQUIREMENTS); do .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --require-hashes --only-binary=:all: -r "$$lock" || exit; done
 	@touch $@
 
 $(MIGRATED): $(INSTALLED)

@@ -18,6 +18,7 @@ from typing import Any
 
 from mlapp import authenticate, storage
 from mlapp.errors import UserError
+from mlapp.images.context import BESIDE_THE_PACKAGE
 
 ROOT = Path(__file__).parents[1]
 DEPLOYED = "dags/mlapp/DEPLOYED"
@@ -31,7 +32,7 @@ def tree(root: Path = ROOT) -> dict[str, Path]:
     Composer puts dags/ and plugins/ on sys.path, so the package goes into dags/. What it looks for beside itself, the
     deployments and what the image is built from, goes there too.
     """
-    beside = [*root.glob("dags/*.py"), *root.glob("Dockerfile.training"), *root.glob("requirements-training*.txt")]
+    beside = [*root.glob("dags/*.py"), *(root / name for name in BESIDE_THE_PACKAGE if (root / name).exists())]
     found = {
         **{f"dags/{file.name}": file for file in beside},
         **{f"plugins/{file.name}": file for file in root.glob("plugins/*.py")},

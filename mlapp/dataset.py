@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -12,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
+from mlapp.data_digest import data_digest
 from mlapp.errors import UserError
 from mlapp.result import StageResult
 
@@ -37,9 +36,7 @@ class Description(BaseModel):
 
 def content_digest(result: StageResult) -> str:
     """Hash of what a transform result holds, pixels, labels and class names, whatever code or settings made it."""
-    description = result.content("dataset", Description)
-    content = [description.classes, {name: description.splits[name].sha256 for name in description.splits}]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return data_digest(result.content("dataset", Description).model_dump())
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+from upath import UPath
+
 from mlapp import config as configuration
-from mlapp import run_comparison, run_history, run_pages, storage
+from mlapp import run_comparison, run_history, run_index, run_pages, storage
 from mlapp.errors import UserError
 from mlapp.run_history import Run
+from mlapp.run_index import Overview
 
 MOST_RUNS = 5
 
@@ -26,9 +30,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         area = arguments.experiments or configuration.load().storage.experiments
         with storage.explained():
-            runs = run_history.read_all(area)
-        chosen = [run_history.find(runs, name, area) for name in getattr(arguments, "run", [])]
-        print(arguments.command(chosen if "run" in arguments else runs, arguments.json))
+            runs = run_index.read(area)
+            if "run" not in arguments:
+                print(arguments.command(runs, area, arguments.json))
+                return
+            names = [run.run for run in runs]
+            chosen = [run_history.read_named(area, run_history.find(names, name, area)) for name in arguments.run]
+        print(arguments.command(chosen, arguments.json))
     except UserError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
 
@@ -53,9 +61,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def listed(runs: list[Run], as_json: bool) -> str:
-    """A line a run."""
-    return _dumped([_overview(run) for run in runs]) if as_json else run_pages.overview(runs)
+def listed(runs: list[Overview], area: str, as_json: bool) -> str:
+    """A line a run; cut to the terminal's width only where it goes to one."""
+    if as_json:
+        return _dumped([_overview(run, storage.at(area) / run.run) for run in runs])
+    return run_pages.overview(runs, run_pages.WIDTH if sys.stdout.isatty() else None)
 
 
 def shown(runs: list[Run], as_json: bool) -> str:
@@ -65,7 +75,7 @@ def shown(runs: list[Run], as_json: bool) -> str:
         return run_pages.details(run)
     settings = {name: setting.model_dump() for name, setting in run.changed().items()}
     stages = [stage.model_dump(mode="json") for stage in run.stages]
-    return _dumped({**_overview(run), "settings": settings, "stages": stages})
+    return _dumped({**_overview(Overview.of(run), run.folder), "settings": settings, "stages": stages})
 
 
 def compared(runs: list[Run], as_json: bool) -> str:
@@ -75,25 +85,12 @@ def compared(runs: list[Run], as_json: bool) -> str:
     if not as_json:
         return run_pages.comparison(runs)
     settings, rows = run_comparison.differing_settings(runs), run_comparison.rows(runs)
-    return _dumped({"runs": [_overview(run) for run in runs], "settings": settings, "metrics": _json_rows(rows)})
+    overviews = [_overview(Overview.of(run), run.folder) for run in runs]
+    return _dumped({"runs": overviews, "settings": settings, "metrics": _json_rows(rows)})
 
 
-def _overview(run: Run) -> dict[str, Any]:
-    accuracies = {who: run.accuracy(who) for who in ("teacher", "challenger")}
-    return {
-        "run": run.name,
-        "when": run.when.isoformat() if run.when else None,
-        "preset": run.preset,
-        "state": run.state,
-        "verdict": run.verdict,
-        "seconds": round(run.seconds, 1),
-        "folder": str(run.folder),
-        "damaged": run.damage,
-        **{
-            who: {"split": "test" if on_test else "validation", **metric.model_dump()} if metric else None
-            for who, (metric, on_test) in accuracies.items()
-        },
-    }
+def _overview(run: Overview, folder: UPath) -> dict[str, Any]:
+    return {**run.model_dump(mode="json", exclude={"stamp"}), "folder": str(folder)}
 
 
 def _json_rows(rows: list[run_comparison.Row]) -> list[dict[str, Any]]:

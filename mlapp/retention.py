@@ -68,7 +68,7 @@ def days(text: str) -> float:
 
 def old(areas: Storage, cutoff: datetime) -> list[Old]:
     """Everything that is older than ``cutoff`` and that nothing younger needs."""
-    runs = run_history.read_all(areas.experiments) if storage.at(areas.experiments).exists() else []
+    runs = run_history.read_each(areas.experiments) if storage.at(areas.experiments).exists() else ()
     aged = [(run, _is_old(run, cutoff)) for run in runs]
     used = {stage.result.removesuffix(f"/{RESULT}") for run, gone in aged if not gone for stage in run.stages}
     found = [_measured("run", run.folder, run_history.SUMMARY)[0] for run, gone in aged if gone]

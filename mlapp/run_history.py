@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from upath import UPath
 
 from mlapp import origins, run_record, storage
+from mlapp.data_digest import data_digest
 from mlapp.errors import UserError
 from mlapp.origins import Origins, Setting
 from mlapp.result import Metric
@@ -20,6 +23,13 @@ LATEST = "latest"
 CONFIG, SUMMARY = "config.json", "summary.json"
 FILES = (CONFIG, origins.ORIGINS, SUMMARY, run_record.RECORD)
 STOPPED_SHORT = ("failed", "stopped", "broken off")
+# What `promote` says first, and what that came to. A person who was asked may reject what the verdict would promote.
+DECIDED = (
+    ("promoted", "promoted"),
+    ("already", "already champion"),
+    (r"reject|hold \(rejected by", "rejected"),
+    ("hold", "held"),
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,12 @@ class Run:
     stages: list[StageRecord]
     done: bool
     damage: list[str] = field(default_factory=list)
+    copied: UPath | None = None
+
+    @property
+    def read_from(self) -> UPath:
+        """Where its files are read: its folder, or a copy of it."""
+        return self.copied or self.folder
 
     @property
     def name(self) -> str:
@@ -70,14 +86,49 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """What its own stages took; reused results took nothing."""
-        return sum(stage.timings.get("wall_s", 0.0) for stage in self.stages if stage.state == "done")
+        """What its own stages took, those that fell short too; reused results took nothing."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def model(self) -> str:
+        """The name of its model in the registry."""
+        named = self.stage("promote") or self.stage("vet")
+        return str((named and named.config.get("name")) or self.settings.get("promotion.name") or self.data)
+
+    @property
+    def data(self) -> str:
+        """The name of its data set."""
+        return str(self.settings.get("data.name") or "")
+
+    @property
+    def data_digest(self) -> str:
+        """The digest of its data's content; empty where it did not get to its data."""
+        prepared = self.stage("transform")
+        if not prepared:
+            return ""
+        path = self.read_from / run_record.STAGES / prepared.folder_name / "dataset.json"
+        try:
+            return data_digest(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return ""
 
     @property
     def verdict(self) -> str:
         """Promote, hold or reject; empty where nothing was vetted."""
         vetted = self.stage("vet")
         return vetted.headline.partition(":")[0] if vetted else ""
+
+    @property
+    def outcome(self) -> str:
+        """What came of it: of the model once that was decided, else of the run."""
+        if moved := self.stage("promote"):
+            return next((told for begins, told in DECIDED if re.match(begins, moved.headline)), moved.headline)
+        if self.stages and not self.done:
+            now = self.last.state_now
+            return {"broken off": "stopped"}.get(now, now) if now in (*STOPPED_SHORT, "running") else "unfinished"
+        if self.stage("vet"):
+            return "vetted"
+        return "done" if self.done else "damaged" if self.damage else "configured"
 
     def accuracy(self, who: str) -> tuple[Metric | None, bool]:
         """Accuracy of the ``teacher`` or the ``challenger``, and whether it is on the test split (else validation)."""
@@ -114,33 +165,50 @@ def read(folder: UPath) -> Run:
     return Run(folder, told, settings, stages, (folder / SUMMARY).exists(), [*damage, *unread])
 
 
-def read_all(area: str) -> list[Run]:
-    """Every run in the experiments area, the newest first; a `UserError` if there is no such area."""
+def read_named(area: str, name: str) -> Run:
+    """One run of the experiments area, by its full name."""
+    folder = storage.at(area) / name
+    return at_home(read(storage.fetch_named(folder, (*FILES, "dataset.json"))), folder)
+
+
+def at_home(run: Run, folder: UPath) -> Run:
+    """A run that was read from a copy, with the folder that it was copied from."""
+    return replace(run, folder=folder, copied=run.folder)
+
+
+def read_each(area: str) -> Iterator[Run]:
+    """Every run in the experiments area, one at a time; a `UserError` if there is no such area."""
+    return (read_named(area, name) for name in names(area))
+
+
+def names(area: str) -> list[str]:
+    """The names of the runs in the experiments area; a `UserError` if there is no such area."""
     folder = storage.at(area)
-    local = storage.fetch_named(folder, FILES)
-    if not local.is_dir() or (local != folder and not any(local.iterdir())):
-        raise storage.missing(folder, f"no experiments at {folder}: give --experiments URI, or run something first")
-    runs = [
-        replace(read(place), folder=folder / place.name)
-        for place in local.iterdir()
-        if place.is_dir() and not place.name.startswith(".")
-    ]
-    return sorted(runs, key=lambda run: (run.when or datetime.min.replace(tzinfo=UTC), run.name), reverse=True)
+    found = [str(place.name) for place in folder.iterdir() if place.is_dir()] if folder.is_dir() else []
+    if not found and not (storage.is_local(folder) and folder.is_dir()):
+        raise no_area(folder)
+    return [name for name in found if not name.startswith(".")]
 
 
-def find(runs: list[Run], name: str, area: str) -> Run:
-    """The run of this name, of this beginning of a name, or the ``latest``; a `UserError` tells what is near."""
-    if not runs:
+def no_area(folder: UPath) -> UserError:
+    """What to say where there are no runs."""
+    return storage.missing(folder, f"no experiments at {folder}: give --experiments URI, or run something first")
+
+
+def find(names: Sequence[str], name: str, area: str) -> str:
+    """The full name of a run by its name, the beginning of it, or ``latest``; a `UserError` says what is near.
+
+    ``names`` are those of all runs, the newest first.
+    """
+    if not names:
         raise UserError(f"no runs at {storage.at(area)}: run something first")
     if name == LATEST:
-        return runs[0]
-    exact = [run for run in runs if run.name == name]
-    fitting = exact or [run for run in runs if run.name.startswith(name)]
+        return names[0]
+    fitting = [run for run in names if run == name] or [run for run in names if run.startswith(name)]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise UserError(f"{name} fits {len(fitting)} runs: {', '.join(run.name for run in fitting[:5])}")
-    names = [run.name for run in runs]
+        raise UserError(f"{name} fits {len(fitting)} runs: {', '.join(fitting[:5])}")
     near = difflib.get_close_matches(name, [LATEST, *names], n=1, cutoff=0.3) or names[:1]
     raise UserError(f"no run {name!r} in {storage.at(area)}: did you mean {near[0]}?")
 

@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+from datetime import UTC, datetime
+
 from mlapp import origins, run_comparison
 from mlapp.result import Metric
 from mlapp.run_history import Run
+from mlapp.run_index import Accuracy, Overview
 from mlapp.schema import Config
 from mlapp.text_table import WIDTH, costs, cut, duration, figure, key_metric, table
 
 
-def overview(runs: list[Run]) -> str:
-    """A line a run."""
+def overview(runs: list[Overview], width: int | None = WIDTH) -> str:
+    """A line a run, whole or of this width."""
     if not runs:
         return "no runs yet"
-    rows = [("run", "when (UTC)", "preset", "state", "teacher", "challenger", "verdict", "time")]
+    rows = [("run", "when (UTC)", "preset", "outcome", "state", "teacher", "challenger", "model", "data", "time")]
     for run in runs:
+        state = "" if run.state == run.outcome else run.state
         rows.append(
             (
-                run.name,
-                f"{run.when:%m-%d %H:%M}" if run.when else "",
-                cut(run.preset, 12),
-                cut(run.state, 20),
-                _share(run, "teacher"),
-                _share(run, "challenger"),
-                run.verdict,
-                duration(run.seconds) if run.stages else "",
+                run.run,
+                datetime.fromisoformat(run.when).astimezone(UTC).strftime("%Y-%m-%d %H:%M") if run.when else "",
+                run.preset if width is None else cut(run.preset, 12),
+                run.outcome,
+                state if width is None else cut(state, 20),
+                _percent(run.teacher),
+                _percent(run.challenger),
+                run.model,
+                f"{run.data}@{run.data_digest}" if run.data_digest else run.data,
+                duration(run.seconds) if run.seconds else "",
             )
         )
-    names = [run.name for run in runs]
-    others = sum(max(len(row[column]) for row in rows) + 2 for column in range(1, len(rows[0])))
-    rows[1:] = [(_short(row[0], names, WIDTH - others), *row[1:]) for row in rows[1:]]
-    told = [table(rows, right=(4, 5, 7))]
-    if any("~" in row[4] + row[5] for row in rows):
+    if width is not None:  # what a run is known by comes first, what identifies its data last
+        keep = (0, 1, 2, 3, 5, 6, 9)
+        rows = [tuple(row[column] for column in keep) for row in rows]
+        names = [run.run for run in runs]
+        others = sum(max(len(row[column]) for row in rows) + 2 for column in range(1, len(rows[0])))
+        rows[1:] = [(short, *row[1:]) for short, row in zip(_shortened(names, width - others), rows[1:], strict=True)]
+    told = [table(rows, right=(4, 5, 6) if width is not None else (5, 6, 9), width=width)]
+    if any("~" in cell for row in rows[1:] for cell in row[4:7]):
         told.append("~ on validation; the others are on the test split")
-    told += [f"damaged: {run.name}: cannot read {', '.join(run.damage)}" for run in runs if run.damage]
+    told += [f"damaged: {run.run}: cannot read {', '.join(run.damaged)}" for run in runs if run.damaged]
     return "\n".join(told)
 
 
@@ -60,7 +71,7 @@ def comparison(runs: list[Run]) -> str:
     """Settings and figures side by side, with the differences to the first run."""
     settings, rows = run_comparison.differing_settings(runs), run_comparison.rows(runs)
     letters = [chr(ord("A") + place) for place in range(len(runs))]
-    heads = [("", "run", "preset", "state", "teacher", "challenger", "verdict")]
+    heads = [("", "run", "preset", "state", "teacher", "challenger", "outcome")]
     for letter, run in zip(letters, runs, strict=True):
         name = cut(run.name, 60)
         heads.append(
@@ -71,7 +82,7 @@ def comparison(runs: list[Run]) -> str:
                 run.state,
                 _share(run, "teacher"),
                 _share(run, "challenger"),
-                run.verdict,
+                run.outcome,
             )
         )
     parts = [table(heads, right=(4, 5))]
@@ -120,6 +131,9 @@ def _head(run: Run) -> str:
     if run.origins:
         lines.append(("configured", f"{run.when:%Y-%m-%d %H:%M} UTC, preset {run.preset}, as {run.origins.run}"))
     lines.append(("state", f"{run.state}, stages took {duration(run.seconds)}"))
+    lines.append(("outcome", run.outcome))
+    if run.model or run.data:
+        lines.append(("model", f"{run.model}, of {run.data}{f'@{run.data_digest}' if run.data_digest else ''}"))
     if not run.done and run.stages and run.last.reason:
         lines.append(("why", run.last.reason))
     vetted, promoted = run.stage("vet"), run.stage("promote")
@@ -152,11 +166,15 @@ def _share(run: Run, who: str) -> str:
     return f"{'' if on_test else '~'}{100 * metric.value:.2f} %" if metric else ""
 
 
-def _short(name: str, names: list[str], width: int) -> str:
-    """A name cut to the width, but never so short that it could be another's."""
-    least = max((len(_common(name, other)) for other in names if other != name), default=0) + 2
-    return cut(name, max(width, least, 12))
+def _percent(accuracy: Accuracy | None) -> str:
+    return f"{'' if accuracy.split == 'test' else '~'}{100 * accuracy.value:.2f} %" if accuracy else ""
 
 
-def _common(first: str, other: str) -> str:
-    return first[: next((place for place, (a, b) in enumerate(zip(first, other, strict=False)) if a != b), len(first))]
+def _shortened(names: list[str], width: int) -> list[str]:
+    """Names cut to the width, but never so short that one could be another's."""
+    ordered = sorted(names)
+    least = dict.fromkeys(names, 0)
+    for first, second in itertools.pairwise(ordered):  # a name shares most with one that stands beside it
+        common = len(os.path.commonprefix((first, second))) + 2
+        least[first], least[second] = max(least[first], common), max(least[second], common)
+    return [cut(name, max(width, least[name], 12)) for name in names]

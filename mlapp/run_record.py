@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
+import uuid
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -19,6 +20,7 @@ from mlapp import storage
 from mlapp.result import Metric, Record
 
 RECORD, STAGES, HISTORY = "stage.json", "stages", "history.csv"
+CHANGED = ".changed"  # folder of the experiments area: an empty file for each record that was written in a bucket
 
 
 def _aware(moment: str) -> str:
@@ -40,7 +42,7 @@ class StageRecord(Record):
     reason: str = Field("", description="why it failed or stopped")
     headline: str = ""
     began: Moment
-    ended: str | None = None
+    ended: Moment | None = None
     result: str = Field("", description="URI of its result.json")
     result_sha256: str | None = Field(None, description="SHA-256 of that file")
     process: str = Field("", description="host and process id, to tell a running stage from one that was killed")
@@ -58,6 +60,15 @@ class StageRecord(Record):
     def label(self) -> str:
         """The stage, with what tells it from others of its kind within one run."""
         return label(self.stage, self.config)
+
+    @property
+    def seconds(self) -> float:
+        """What it took: of a result its own time, of a stage that fell short or runs the time since it began."""
+        if self.state in ("done", "reused"):
+            return self.timings.get("wall_s", 0.0) if self.state == "done" else 0.0
+        now = datetime.now(UTC).isoformat() if self.state_now == "running" else self.began
+        ended = datetime.fromisoformat(self.ended or now)
+        return max(0.0, (ended - datetime.fromisoformat(self.began)).total_seconds())
 
     @property
     def state_now(self) -> str:
@@ -86,6 +97,8 @@ def write(folder: UPath, record: StageRecord) -> UPath:
     """Write a stage's record into a run's folder; returns the stage's folder there."""
     place = folder / STAGES / record.folder_name
     storage.write_text(place / RECORD, record.model_dump_json(indent=2) + "\n")
+    if not storage.is_local(folder):  # where nobody can look at thousands of files for one that changed
+        storage.write_text(folder.parent / CHANGED / f"{folder.name}~{uuid.uuid4().hex}", "")
     return place
 
 

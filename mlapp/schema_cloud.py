@@ -13,6 +13,8 @@ from mlapp.section import Section
 
 Region = Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)+[0-9]{1,2}$")]
 ServiceAccount = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*@[a-z0-9.-]+\.gserviceaccount\.com$")]
+# A tag may stand for another image tomorrow, a digest cannot.
+BY_DIGEST = r"^[a-z0-9][a-z0-9._:/-]*@sha256:[0-9a-f]{64}$"
 # Keys and values as Google Cloud takes them.
 LabelKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 LabelValue = Annotated[str, Field(pattern=r"^[a-z0-9_-]{0,63}$")]
@@ -62,8 +64,8 @@ class Placement(Section):
     )
     image: str | None = Field(
         None,
-        pattern=r"^[a-z0-9][a-z0-9._:/-]*(@sha256:[0-9a-f]{64})?$",
-        description="training image to run, best by digest; unset: the one that the run's image step built",
+        pattern=BY_DIGEST,
+        description="training image to run, NAME@sha256:…; unset: the one that the run's image step built",
     )
     service_account: ServiceAccount | None = Field(None, description="service account that the jobs run as")
     network: str | None = Field(
@@ -101,6 +103,11 @@ class Images(Section):
         "cloud_build", description="who builds: Cloud Build, or an engine on the worker"
     )
     variant: Literal["cpu", "cuda"] = Field("cpu", description="what the image's TensorFlow runs on")
+    base: str | None = Field(
+        None,
+        pattern=BY_DIGEST,
+        description="base image by its digest, NAME@sha256:…; unset: the one in Dockerfile.training",
+    )
     build_service_account: ServiceAccount | None = Field(None, description="service account that Cloud Build runs as")
     timeout_minutes: float = Field(40.0, gt=0, le=240, description="minutes that a build may take")
     poll_seconds: float = Field(5.0, ge=0.05, le=60, description="seconds between two looks at Cloud Build")
@@ -117,9 +124,9 @@ class Registration(Section):
     )
     serving_image: str | None = Field(
         None,
-        pattern=r"^[a-z0-9][a-z0-9._:/-]*(@sha256:[0-9a-f]{64})?$",
-        description="container that serves the model from its bundle; unset: registered by name and address only, "
-        "because Vertex AI takes files only together with a container",
+        pattern=BY_DIGEST,
+        description="container that serves the model from its bundle, NAME@sha256:…; unset: registered by name and "
+        "address only, because Vertex AI takes files only together with a container",
     )
     artifacts: str | None = Field(
         None,

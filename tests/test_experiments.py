@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlapp import run_record, storage
+from mlapp import run_index, run_pages, run_record, storage
 from mlapp.configure import configure
+from mlapp.data_digest import data_digest
 from mlapp.experiments import main
 from mlapp.result import Metric
 from mlapp.run_comparison import difference
@@ -95,16 +98,17 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_the_list_has_a_line_a_run_with_how_it_went(area: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = told(capsys, "list", f"--experiments={area}")
     lines = {line.split()[0]: line for line in text.splitlines()}
-    assert max(map(len, text.splitlines())) <= 120
     assert re.split("  +", lines["2026-01-02-b"])[2:] == [
         "smoke",
+        "vetted",
         "done",
         "90.00 %",
         "92.00 %",
-        "promote",
+        "fashion_mnist",
+        "fashion_mnist",
         "6 min 40 s",
     ]
-    assert "distill failed" in lines["2026-01-03-c"]
+    assert re.split("  +", lines["2026-01-03-c"])[3:5] == ["failed", "distill failed"]
     assert "~91.00 %" in lines["2026-01-04-d"]
     assert "quick" in lines["2026-01-04-d"]
     assert text.splitlines()[-1] == "damaged: 2026-01-05-e: cannot read origins.json, stages/train-train000"
@@ -147,7 +151,7 @@ def test_compare_tells_differing_settings_and_figures_with_intervals(
         "done",
         "90.00 %",
         "92.00 %",
-        "promote",
+        "vetted",
     ]
     assert max(map(len, text.splitlines())) <= 120
 
@@ -232,14 +236,82 @@ def test_an_empty_area_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture
     assert told(capsys, "list", f"--experiments={tmp_path}") == "no runs yet\n"
 
 
-def test_long_names_are_cut_but_never_to_another_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_a_terminal_long_names_are_cut_but_never_to_another_runs(tmp_path: Path) -> None:
     names = [f"2026-01-01-manual-{'x' * 60}{letter}-{'y' * 20}" for letter in "ab"]
     for name in names:
         make(tmp_path, name, {})
-    lines = told(capsys, "list", f"--experiments={tmp_path}").splitlines()[1:]
-    for line in lines:
+    lines = run_pages.overview(run_index.read(str(tmp_path)), 120).splitlines()
+    assert max(map(len, lines)) <= 120
+    for line in lines[1:]:
         shown = line.split("…")[0].split()[0]
         assert sum(name.startswith(shown) for name in names) == 1
+
+
+def test_elsewhere_nothing_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given a pipe or a file, every name is whole, however long."""
+    names = [f"2026-01-01-manual-{'x' * 90}{letter}" for letter in "ab"]
+    for name in names:
+        make(tmp_path, name, {"promotion.name": "m" * 40}, stage("train", "failed", reason="r"), preset="standard")
+    text = told(capsys, "list", f"--experiments={tmp_path}")
+    assert "…" not in text
+    assert all(name in text for name in (*names, "m" * 40, "standard", "train failed"))
+
+
+@pytest.mark.parametrize(
+    ("headline", "outcome"),
+    [
+        ("promoted fashion_mnist/0123456789ab; /card", "promoted"),
+        ("already the champion; /card", "already champion"),
+        ("hold: fashion_mnist/0123456789ab stays the champion; /card", "held"),
+        ("reject: there still is no champion", "rejected"),
+        ("hold (rejected by ada): fashion_mnist/0123456789ab stays the champion; /card", "rejected"),
+        ("hold (rejected: nobody answered within 24 h): there still is no champion", "held"),
+        ("hold (nobody was asked, and promotion.approval is on): there still is no champion", "held"),
+    ],
+)
+def test_the_outcome_is_what_came_of_the_model_not_the_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], headline: str, outcome: str
+) -> None:
+    folder = make(tmp_path, "2026-01-01-a", {}, *chain(9000), stage("promote", "done", 6, headline=headline))
+    (folder / "summary.json").write_text("{}")
+    (run,) = json.loads(told(capsys, "list", "--json", f"--experiments={tmp_path}"))
+    assert (run["outcome"], run["verdict"]) == (outcome, "promote")
+    assert f"outcome     {outcome}" in told(capsys, "show", "latest", f"--experiments={tmp_path}").splitlines()
+
+
+@pytest.mark.parametrize(
+    ("state", "more", "outcome", "seconds"),
+    [
+        ("failed", {"ended": "2026-01-01T12:07:30+00:00"}, "failed", 100 + 450),
+        ("stopped", {"ended": "2026-01-01T12:01:00+00:00"}, "stopped", 100 + 60),
+        ("running", {"process": f"{socket.gethostname()}:999999999"}, "stopped", 100),
+        ("reused", {}, "unfinished", 100),
+    ],
+)
+def test_a_run_that_fell_short_took_the_time_that_it_took(
+    tmp_path: Path, state: str, more: dict[str, str], outcome: str, seconds: float
+) -> None:
+    make(tmp_path, "a", {}, stage("extract"), stage("train", state, **more))
+    (run,) = run_index.read(str(tmp_path))
+    assert (run.outcome, run.seconds) == (outcome, seconds)
+
+
+def test_a_run_at_work_took_the_time_since_it_began(tmp_path: Path) -> None:
+    began = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+    make(tmp_path, "a", {}, stage("train", "running", began=began, process=run_record.this_process()))
+    (run,) = run_index.read(str(tmp_path))
+    assert run.outcome == "running"
+    assert 300 <= run.seconds < 330
+
+
+def test_the_data_are_named_with_their_digest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    description = {"classes": ["a"], "splits": {"train": {"sha256": {"images": "0", "labels": "1"}}}}
+    folder = make(tmp_path, "2026-01-01-a", {"data.name": "shoes"}, *chain(9000))
+    (folder / "stages" / "transform-transfor" / "dataset.json").write_text(json.dumps(description))
+    digest = data_digest(description)
+    assert f"shoes@{digest}" in told(capsys, "list", f"--experiments={tmp_path}")
+    (run,) = json.loads(told(capsys, "list", "--json", f"--experiments={tmp_path}"))
+    assert (run["data"], run["data_digest"]) == ("shoes", digest)
 
 
 def test_the_command_is_quick_and_can_be_cut_short_by_a_pipe(area: Path) -> None:

@@ -16,7 +16,7 @@ from loopback import gcs as server
 from loopback.refusing import refusing
 from upath import UPath
 
-from mlapp import gcs, ledger, run_history, storage
+from mlapp import gcs, ledger, run_history, run_index, storage
 from mlapp.errors import UserError
 from mlapp.etl.fingerprint import fingerprint
 from mlapp.etl.gcp_dataloader import Extract
@@ -117,19 +117,19 @@ def test_a_stage_takes_few_requests_and_a_finished_one_fewer(folder: UPath, requ
     assert run(Tiny(text="!", earlier=result.reference), f"{folder}2").local("text").read_text() == "far!"
 
 
-def test_runs_are_read_many_files_at_a_time(folder: UPath, requests: Callable[[], list[str]]) -> None:
+def test_runs_are_listed_with_few_requests(folder: UPath, requests: Callable[[], list[str]]) -> None:
     for name in ("2026-01-01-a", "2026-01-02-b"):
         storage.write_text(folder / name / "config.json", json.dumps({"training": {"epochs": 3}}))
         storage.write_text(folder / name / "summary.json", "{}")
         storage.write_text(folder / name / "stages" / "train-1" / "curves.png", "large")
     requests()
-    runs = run_history.read_all(str(folder))
-    assert {(run.name, str(run.folder), run.done) for run in runs} == {
-        (name, f"{folder}/{name}", True) for name in ("2026-01-01-a", "2026-01-02-b")
-    }
-    assert len(requests()) == 1 + 4
-    with pytest.raises(UserError, match="no experiments at gs://raw/nothing: give --experiments URI"):
-        run_history.read_all("gs://raw/nothing")
+    runs = run_index.read(str(folder))
+    assert {(run.run, run.outcome) for run in runs} == {(name, "done") for name in ("2026-01-01-a", "2026-01-02-b")}
+    assert not [request for request in requests() if "curves.png" in request]
+    assert run_index.read(str(folder)) == runs
+    told = requests()
+    assert len(told) <= 4, told
+    assert run_history.read_named(str(folder), "2026-01-01-a").settings == {"training.epochs": 3}
 
 
 def test_idx_files_and_class_folders_are_extracted_from_a_bucket(folder: UPath, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_misspelt_uri_does_not_pass_for_a_folder(uri: str) -> None:
         lambda: StageResult.load("gs://nosuch/a/result.json"),
         lambda: storage.write_text(storage.at("gs://nosuch/a"), "x"),
         lambda: fingerprint("gs://nosuch/images"),
-        lambda: run_history.read_all("gs://nosuch/experiments"),
+        lambda: run_index.read("gs://nosuch/experiments"),
         lambda: run(Tiny(), "gs://nosuch/work"),
     ],
     ids=["read", "write", "source", "experiments", "work"],

@@ -32,12 +32,12 @@ class ImageConfig(Images):
     placement: Placement = Placement()
     storage: Storage = Storage()
     content: str | None = Field(None, description="tag of what the image is made of; always taken anew")
-    again: bool = Field(False, description="build even if the registry has the image: with a newer base image, say")
+    again: bool = Field(False, description="build even if the registry has the image")
 
 
 def with_content(config: ImageConfig) -> ImageConfig:
     """The config with the tag of the image's present content, so that each content has a result of its own."""
-    return config.model_copy(update={"content": Context.read(config.variant).tag})
+    return config.model_copy(update={"content": Context.read(config.variant, base=config.base).tag})
 
 
 @stage("image", area="models", section="images", cached=False, resolve=with_content)
@@ -45,15 +45,21 @@ def run(config: ImageConfig, workdir: Path) -> Outcome:
     """Find the image, or build and push it."""
     if config.placement.image:
         return _outcome(workdir, {"image": config.placement.image, "built": False}, "as placement.image says")
-    repository, context = _repository(config), Context.read(config.variant)
+    repository, context = _repository(config), Context.read(config.variant, base=config.base)
     began = time.monotonic()
     digest = None if config.again else repository.digest(context.tag)
     if built := digest is None:
+        pushed = None
         if config.builder == "cloud_build":
-            cloud_build.build(context, repository, config)
+            pushed = cloud_build.build(context, repository, config)
         else:
             engine.build(config.builder, context, repository, config.timeout_minutes)
         digest = repository.digest(context.tag)
+        if digest and pushed and digest != pushed:
+            raise UserError(
+                f"{repository.uri}:{context.tag} is {digest}, and Cloud Build pushed {pushed}: somebody else pushes to "
+                "this repository; find out who, then run again"
+            )
     if digest is None:
         raise UserError(f"the image was built, and {repository.uri} has no {context.tag}: was it deleted? run again")
     image = f"{repository.uri}@{digest}"

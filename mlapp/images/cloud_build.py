@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from mlapp import authenticate, storage
+from mlapp import authenticate, gcs, storage
 from mlapp.errors import UserError, termination_deferred
 from mlapp.images.build_failure import refused, why
 from mlapp.images.context import DOCKERFILE, Context
@@ -25,8 +25,11 @@ ANSWER_WITHIN_S = 30.0
 CANCEL_WITHIN_S = 3.0  # whoever stops a stage waits 4 s
 
 
-def build(context: Context, repository: Repository, config: ImageConfig) -> None:
-    """Build and push the image with the context's tag; a `UserError` tells why there is none, and where the log is."""
+def build(context: Context, repository: Repository, config: ImageConfig) -> str:
+    """Build and push the image with the context's tag; returns its digest as the build's provenance has it.
+
+    A `UserError` says why there is none, and where the log is.
+    """
     from google.api_core.exceptions import GoogleAPICallError
 
     project = config.cloud.project or authenticate.project()
@@ -35,7 +38,7 @@ def build(context: Context, repository: Repository, config: ImageConfig) -> None
     order = {
         "parent": f"projects/{project}/locations/{config.cloud.region}",
         "project_id": project,
-        "build": _build_of(context.tag, repository, source, project, config),
+        "build": _build_of(context, repository, source, project, config),
     }
     begun = None
     try:
@@ -51,28 +54,31 @@ def build(context: Context, repository: Repository, config: ImageConfig) -> None
         raise
     if failure := why(ended, repository, config):
         raise failure
+    return _digest_of(ended, f"{repository.uri}:{context.tag}", source)
 
 
 def _upload(context: Context, area: str) -> dict[str, Any]:
-    """Put the context where Cloud Build reads it: `builds/TAG.tgz` in the models area."""
+    """Put the context where Cloud Build reads it: `builds/TAG.tgz` in the models area, and of it this generation alone.
+
+    Others may write to that area: what they put there between upload and build is another generation.
+    """
     place = storage.at(area) / "builds" / f"{context.tag}.tgz"
     if place.protocol not in ("gs", "gcs"):
         raise UserError(
             f"Cloud Build reads its files from a bucket, and the models area is {area}: "
             "set storage.models=gs://BUCKET, or build with an engine on this machine: images.builder=docker"
         )
-    with storage.atomic_file(place) as draft:
-        draft.write_bytes(context.archive())
     bucket, _, name = place.path.partition("/")
-    return {"storage_source": {"bucket": bucket, "object_": name}}
+    generation = gcs.upload(place, context.archive())
+    return {"storage_source": {"bucket": bucket, "object_": name, "generation": generation}}
 
 
 def _build_of(
-    tag: str, repository: Repository, source: dict[str, Any], project: str, config: ImageConfig
+    context: Context, repository: Repository, source: dict[str, Any], project: str, config: ImageConfig
 ) -> dict[str, Any]:
-    image, cache = f"{repository.uri}:{tag}", f"{repository.uri}:cache-{config.variant}"
+    image, cache = f"{repository.uri}:{context.tag}", f"{repository.uri}:cache-{config.variant}"
     command = [
-        *("build", f"--file={DOCKERFILE}", f"--build-arg=VARIANT={config.variant}"),
+        *("build", f"--file={DOCKERFILE}", *context.build_arguments),
         # The layers of an earlier image are taken where nothing changed: mostly all but the last, mlapp itself.
         *(f"--cache-from={cache}", "--build-arg=BUILDKIT_INLINE_CACHE=1"),
         *(f"--tag={image}", f"--tag={cache}", "."),
@@ -85,9 +91,10 @@ def _build_of(
         "images": [image, cache],
         "timeout": limit,
         "queue_ttl": limit,
-        "tags": ["mlapp", tag],
-        # A build under an account of one's own must say where its log goes.
-        "options": {"logging": "CLOUD_LOGGING_ONLY"},
+        "tags": ["mlapp", context.tag],
+        # A build under an account of one's own must say where its log goes. One that is to be verified fails where its
+        # provenance cannot be recorded.
+        "options": {"logging": "CLOUD_LOGGING_ONLY", "requested_verify_option": "VERIFIED"},
         **({"service_account": f"projects/{project}/serviceAccounts/{account}"} if account else {}),
     }
 
@@ -105,6 +112,21 @@ def _wait(client: CloudBuildClient, begun: Build, config: ImageConfig) -> Build:
             )
         time.sleep(config.poll_seconds)
     return build
+
+
+def _digest_of(build: Build, image: str, source: dict[str, Any]) -> str:
+    """The digest of what a build pushed, once its provenance names the very source that it was handed."""
+    ordered = source["storage_source"]
+    resolved = build.source_provenance.resolved_storage_source
+    if (resolved.bucket, resolved.object_, resolved.generation) != tuple(ordered.values()):
+        raise UserError(
+            f"build {build.id} was made from gs://{resolved.bucket}/{resolved.object_}#{resolved.generation}, not from "
+            f"generation {ordered['generation']} of what was uploaded: see {build.log_url}, then run again"
+        )
+    digests = {built.digest for built in build.results.images if built.name == image}
+    if len(digests) != 1:
+        raise UserError(f"build {build.id} does not name the digest of {image}: see {build.log_url}, then run again")
+    return str(digests.pop())
 
 
 def _cancel(client: CloudBuildClient, begun: Build) -> None:

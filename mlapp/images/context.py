@@ -17,18 +17,19 @@ PACKAGE = Path(__file__).parents[1]
 # The folder that holds the package: the project's root, or the DAGs folder of a Composer environment.
 ROOT = PACKAGE.parent
 KINDS = {".py", ".yaml", ".j2"}
-BESIDE_THE_PACKAGE = (DOCKERFILE, "requirements-training.txt", "requirements-training-cuda.txt")
+BESIDE_THE_PACKAGE = (DOCKERFILE, "requirements-pip.txt", "requirements-training.txt", "requirements-training-cuda.txt")
 
 
 @dataclass(frozen=True)
 class Context:
-    """The files that an image is built from, by their path, and the variant that is built of them."""
+    """The files that an image is built from, by their path, the variant that is built of them, and another base."""
 
     files: Mapping[str, bytes]
     variant: str
+    base: str | None = None
 
     @classmethod
-    def read(cls, variant: str, root: Path = ROOT) -> Context:
+    def read(cls, variant: str, root: Path = ROOT, base: str | None = None) -> Context:
         """The context as it stands in the project; a `UserError` names a file that lacks."""
         files = {str(path.relative_to(root)): path.read_bytes() for path in _package(root / PACKAGE.name)}
         for name in BESIDE_THE_PACKAGE:
@@ -38,16 +39,22 @@ class Context:
                     "(`make deploy` does), or set placement.image to an image that exists"
                 )
             files[name] = (root / name).read_bytes()
-        return cls(dict(sorted(files.items())), variant)
+        return cls(dict(sorted(files.items())), variant, base)
 
     @property
     def tag(self) -> str:
-        """The variant and 16 hex digits over every file's path and content."""
-        digest = hashlib.sha256()
+        """The variant and 16 hex digits over every file's path and content, and over a base that was set."""
+        digest = hashlib.sha256((self.base or "").encode())
         for name, content in self.files.items():
             digest.update(f"{name}\0{len(content)}\0".encode())
             digest.update(content)
         return f"{self.variant}-{digest.hexdigest()[:16]}"
+
+    @property
+    def build_arguments(self) -> list[str]:
+        """The flags of a build that its Dockerfile's arguments are set by."""
+        base = [f"--build-arg=BASE={self.base}"] if self.base else []
+        return [f"--build-arg=VARIANT={self.variant}", *base]
 
     def write(self, folder: Path) -> None:
         """Lay the files out in a folder, for an engine."""

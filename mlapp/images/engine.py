@@ -40,7 +40,7 @@ def build(engine: str, context: Context, repository: Repository, timeout_minutes
         image = f"{repository.uri}:{context.tag}"
         # Only Docker's own format keeps SHELL, and docker knows no other.
         form = ["--format=docker", "--layers"] if engine == "buildah" else []
-        what = [f"--build-arg=VARIANT={context.variant}", f"--file={folder / DOCKERFILE}", f"--tag={image}"]
+        what = [*context.build_arguments, f"--file={folder / DOCKERFILE}", f"--tag={image}"]
         command = [program, "build", *form, *_pip_secrets(), *what, str(folder)]
         _run(command, timeout_minutes, "the image could not be built")
         push = _push(engine, repository, Path(scratch, "login"))

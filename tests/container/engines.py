@@ -25,7 +25,7 @@ PACKAGES = {
     "mmdebstrap": "mmdebstrap",
 }
 # The name in Dockerfile.training. Where no public registry can be reached, a Debian of the same release and with the
-# same Python minor version stands in for it, under its name.
+# same Python minor version stands in for it, under its name and, being another image, a digest of its own.
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 STAND_IN = [
     *("mmdebstrap", "--mode=root", "--variant=minbase"),
@@ -68,10 +68,14 @@ class Store:
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout.strip()
 
-    def have_base(self) -> None:
-        """Make the stand-in for the base image, unless it is there."""
-        if BASE in self.call("buildah", "images", "--format", "{{.Name}}:{{.Tag}}").splitlines():
-            return
+    def have_base(self) -> str:
+        """Make the stand-in for the base image, unless it is there; returns its name with its digest."""
+        if BASE not in self.call("buildah", "images", "--format", "{{.Name}}:{{.Tag}}").splitlines():
+            self._make_base()
+        digest = self.call("buildah", "images", "--no-trunc", "--format", "{{.Digest}}", BASE)
+        return f"{BASE.rpartition(':')[0]}@{digest}"
+
+    def _make_base(self) -> None:
         archive = self.folder / "base.tar"
         self.call(*STAND_IN, str(archive), *debian_sources())
         container = self.call("buildah", "from", "scratch")

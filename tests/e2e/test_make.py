@@ -34,7 +34,8 @@ class Project:
         self.folder = folder
         for name in ("Makefile", "env.sh"):
             shutil.copy(ROOT / name, folder)
-        (folder / "requirements-dev.txt").write_text("a==1\n")
+        for name in ("requirements-pip.txt", "requirements-dev.txt"):
+            (folder / name).write_text("a==1\n")
         self.python = folder / "tools" / "python3.11"
         self.python.parent.mkdir()
         self.python.write_text(PYTHON.replace("PROJECT", str(folder)))
@@ -72,7 +73,7 @@ def test_the_environment_is_made_once(project):
     assert project.make("env").returncode == 0
     calls = project.calls()
     assert calls[0][:3] == ["python3.11", "-m", "venv"]
-    assert (installs(calls), migrations(calls)) == (1, 1)
+    assert (installs(calls), migrations(calls)) == (2, 1)  # pip, then the rest
     assert project.make("env").returncode == 0
     assert project.calls() == []
 
@@ -83,7 +84,7 @@ def test_other_requirements_are_installed(project):
     (project.folder / "requirements-dev.txt").write_text("a==2\n")
     project.make("env")
     calls = project.calls()
-    assert (installs(calls), migrations(calls)) == (1, 1)
+    assert (installs(calls), migrations(calls)) == (2, 1)  # pip, then the rest
     assert not [call for call in calls if "venv" in call]
 
 
@@ -94,7 +95,7 @@ def test_a_broken_off_installation_is_taken_up_again(project):
     (project.folder / "break").unlink()
     assert project.make("env").returncode == 0
     calls = project.calls()
-    assert (installs(calls), migrations(calls)) == (1, 1)
+    assert (installs(calls), migrations(calls)) == (2, 1)  # pip, then the rest
 
 
 def test_a_lost_database_is_made_again(project):
@@ -143,7 +144,7 @@ def test_a_python_that_will_not_do_is_told_in_one_line(project, python, told):
 def test_help_lists_the_targets(project):
     told = project.make("help").stdout
     assert [line.split()[0] for line in told.splitlines()[1:]] == [
-        *("help", "env", "run", "test", "fault-test", "test-container", "bench", "bench-quick", "deploy")
+        *("help", "env", "lock", "run", "test", "fault-test", "test-container", "bench", "bench-quick", "deploy")
     ]
 
 

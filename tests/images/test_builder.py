@@ -18,6 +18,7 @@ import pytest
 from google.rpc import code_pb2
 from loopback import cloud_build, image_registry
 from loopback.cloud_build import CloudBuild, Failure, Status, error_status
+from pydantic import ValidationError
 
 from mlapp import authenticate, storage
 from mlapp.errors import UserError
@@ -84,6 +85,65 @@ def test_cloud_build_is_handed_the_context_and_nothing_else(config, build_servic
         assert set(packed.getnames()) == set(Context.read("cpu").files)
     assert "Dockerfile.training" in build.steps[0].args[1]
     assert "--build-arg=VARIANT=cpu" in build.steps[0].args
+
+
+def test_the_build_is_of_the_generation_that_was_uploaded_and_is_to_be_verified(
+    config, build_service, tmp_path
+) -> None:
+    """So that who else may write to the area cannot exchange the files between upload and build."""
+    builder.run(config, tmp_path)
+    (build,) = build_service.builds.values()
+    source = build.source.storage_source
+    place = storage.at(f"gs://{source.bucket}/{source.object_}")
+    assert source.generation == int(place.fs.info(place.path)["generation"])
+    assert build.options.requested_verify_option.name == "VERIFIED"
+
+
+def _another_source(build: Any) -> None:
+    build.source_provenance.resolved_storage_source.generation += 1
+
+
+def _no_source(build: Any) -> None:
+    build.source_provenance = {}
+
+
+def _no_digest(build: Any) -> None:
+    build.results.images = [image for image in build.results.images if ":cache-" in image.name]
+
+
+def _another_digest(build: Any) -> None:
+    build.results.images[0].digest = f"sha256:{'1' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("tampers", "told"),
+    [
+        (_another_source, r"was made from gs://models/area/builds/\S+, not from generation \d+ of what was uploaded"),
+        (_no_source, "was made from "),
+        (_no_digest, "does not name the digest of"),
+        (_another_digest, r"Cloud Build pushed sha256:1+: somebody else pushes to this repository"),
+    ],
+)
+def test_an_image_of_another_provenance_is_refused(config, build_service, tmp_path, tampers, told) -> None:
+    build_service.tampers = tampers
+    with pytest.raises(UserError, match=told):
+        builder.run(config, tmp_path)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_another_base_makes_another_image(config, build_service, tmp_path) -> None:
+    base = f"example.org/python@sha256:{'2' * 64}"
+    first = image_of(builder.run(config, tmp_path / "first"))
+    other = image_of(builder.run(config.model_copy(update={"base": base}), tmp_path / "other"))
+    assert other["tag"] != first["tag"]
+    *_, build = build_service.builds.values()
+    assert f"--build-arg=BASE={base}" in build.steps[0].args
+
+
+@pytest.mark.parametrize("base", ["python:3.11", "python", f"python@sha256:{'2' * 63}", "$(touch x)"])
+def test_a_base_without_its_digest_is_refused(base) -> None:
+    with pytest.raises(ValidationError):
+        builder.ImageConfig(base=base)
 
 
 def test_an_image_that_is_there_costs_one_request_and_no_build(config, registry, build_service, tmp_path) -> None:
@@ -188,7 +248,7 @@ def test_a_build_that_takes_too_long_is_cancelled(config, build_service, tmp_pat
 
 
 def test_a_push_that_nobody_finds_is_told_of(config, build_service, tmp_path) -> None:
-    build_service.pushes = lambda build: None
+    build_service.pushes = lambda build: [f"sha256:{'3' * 64}" for _ in build.images]
     with pytest.raises(UserError, match="was built, and"):
         builder.run(config, tmp_path)
 

@@ -35,8 +35,11 @@ class CloudBuild:
     ends: types.Build = field(default_factory=lambda: types.Build(status=Status.SUCCESS))
     looks: int = 2
     refuses: status_pb2.Status | None = None
-    # Called with a build that succeeds, before anybody hears of it: what the real one does to the registry.
-    pushes: Callable[[types.Build], object] = lambda build: None
+    # Called with a build that succeeds, before anybody hears of it: what the real one does to the registry. Returns the
+    # digest of each of the build's images.
+    pushes: Callable[[types.Build], Sequence[str] | None] = lambda build: None
+    # What happens to a build's record on the way to who asks.
+    tampers: Callable[[types.Build], object] = lambda build: None
     builds: dict[str, types.Build] = field(default_factory=dict)
     address: str = ""
     _looked: dict[str, int] = field(default_factory=dict)
@@ -99,7 +102,13 @@ class CloudBuild:
         for step in build.steps:
             step.status = Status.SUCCESS if build.failure_info.type_ != Failure.USER_BUILD_STEP else Status.FAILURE
         if build.status == Status.SUCCESS:
-            self.pushes(build)
+            build.source_provenance = types.SourceProvenance(resolved_storage_source=build.source.storage_source)
+            digests = self.pushes(build) or [""] * len(build.images)
+            images = [
+                types.BuiltImage(name=name, digest=digest) for name, digest in zip(build.images, digests, strict=True)
+            ]
+            build.results = types.Results(images=images)
+            self.tampers(build)
 
 
 @contextmanager

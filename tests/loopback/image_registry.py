@@ -20,10 +20,11 @@ class Registry:
         self.refuses: tuple[int, str, str] | None = None
         self.address = ""
 
-    def push(self, image: str) -> None:
-        """Have an image HOST/NAME:TAG."""
+    def push(self, image: str) -> str:
+        """Have an image HOST/NAME:TAG; returns its digest."""
         name = image.partition("/")[2]
         self.digests[name] = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
+        return self.digests[name]
 
 
 @contextmanager

@@ -121,7 +121,7 @@ DENIED = grpc.StatusCode.PERMISSION_DENIED
             {"cloud": Cloud(project="another-project", region=REGION)},
             r"no permission in another-project .*cloud\.pro",
         ),
-        ({}, {"serving_image": "example/serving:1"}, r"refuses that \(example/serving:1 is not in Artifact"),
+        ({}, {"serving_image": f"example/serving@sha256:{'0' * 64}"}, r"refuses that \(example/serving@\S+ is not in"),
         ({}, {"artifacts": None}, r"give registration\.artifacts=gs://BUCKET/FOLDER"),
         ({}, {"artifacts": "gs://no-such-bucket/shown"}, "no-such-bucket"),
         ({}, {"promoted": None}, "give either --promoted"),
