@@ -74,6 +74,13 @@ class Placement(Section):
     poll_seconds: float = Field(
         30.0, ge=0.05, le=600, description="seconds between two looks at a job; 10 at least where the task is deferred"
     )
+    alert_after_minutes: float = Field(
+        5.0,
+        ge=0,
+        le=1440,
+        description="minutes without an answer about a job or a build after which its task's log has an error line; "
+        "the job goes on and is looked at again all the same",
+    )
     prices: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
         description="price an hour by machine type and accelerator type, `/spot` appended for spot capacity, "

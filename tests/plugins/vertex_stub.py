@@ -88,6 +88,8 @@ class Vertex:
         self.scenes: dict[str, list[Any]] = defaultdict(lambda: [WELL])
         self.creates = 0
         self.get_errors: list[Any] = []
+        self.find_errors: list[Any] = []
+        self.find_through: Callable[[Any, Any], Any] = self.find
         self.before_answer: Callable[[], object] = lambda: None
         self._steps: dict[str, Iterator[Step]] = {}
         self._names = itertools.count(1)
@@ -120,6 +122,8 @@ class Vertex:
     def get(self, request: Any, context: Any) -> Any:
         if self.get_errors:
             refuse(context, self.get_errors.pop(0))
+        if request.name not in self.jobs:
+            refuse(context, Refusal(grpc.StatusCode.NOT_FOUND, f"The CustomJob does not exist: {request.name}"))
         job = self.jobs[request.name]
         if job.state not in OVER and (step := next(self._steps[job.name], None)):
             before = job.state
@@ -128,6 +132,8 @@ class Vertex:
         return job
 
     def find(self, request: Any, context: Any) -> Any:
+        if self.find_errors:
+            refuse(context, self.find_errors.pop(0))
         wanted = dict(re.findall(r'labels\.(\w+)="([^"]*)"', request.filter))
         assert wanted, request.filter
         found = [
@@ -187,7 +193,11 @@ def serving() -> Iterator[tuple[Vertex, str]]:
     methods = {
         "CreateCustomJob": (vertex.create, v1.CreateCustomJobRequest, v1.CustomJob.serialize),
         "GetCustomJob": (vertex.get, v1.GetCustomJobRequest, v1.CustomJob.serialize),
-        "ListCustomJobs": (vertex.find, v1.ListCustomJobsRequest, v1.ListCustomJobsResponse.serialize),
+        "ListCustomJobs": (
+            lambda request, context: vertex.find_through(request, context),  # noqa: PLW0108
+            v1.ListCustomJobsRequest,
+            v1.ListCustomJobsResponse.serialize,
+        ),
         "CancelCustomJob": (vertex.cancel, v1.CancelCustomJobRequest, empty_pb2.Empty.SerializeToString),
     }
     handlers = {
