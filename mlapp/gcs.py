@@ -31,7 +31,7 @@ from mlapp.errors import TryAgainError, UserError
 PROTOCOLS = ("gs", "gcs")
 EMULATOR = "STORAGE_EMULATOR_HOST"
 LOGIN = "run `gcloud auth application-default login`"
-CONNECT_S, SILENCE_S, PATIENCE_S = 10.0, 60.0, 30.0
+CONNECT_S, SILENCE_S, PATIENCE_S, FIRST_PAUSE_S = 10.0, 60.0, 30.0, 0.2
 URI = re.compile(r"(gs|gcs)://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$)")
 BUCKET = re.compile(r"\bb/([^/?\s]+)")
 BUCKET_ITSELF = re.compile(r"\bb/([^/?\s]+)/o(?!/)")  # a listing or an upload, not the download of an object
@@ -68,11 +68,11 @@ def read(path: UPath) -> tuple[str | None, int]:
     """The text of an object and its generation, both of one moment; None and 0 where there is none."""
 
     def get() -> tuple[str | None, int]:
-        blob = _bucket(path).get_blob(_name(path))
+        blob = _bucket(path).get_blob(_name(path), retry=_patiently())
         if blob is None:
             return None, 0
         try:  # of this very generation
-            return blob.download_as_text(encoding="utf-8"), int(blob.generation)
+            return blob.download_as_text(encoding="utf-8", retry=_patiently()), int(blob.generation)
         except Exception as error:
             if is_not_found(error):
                 raise TruncatedError(f"{path} was replaced while it was read") from error
@@ -85,21 +85,24 @@ def replace(path: UPath, text: str, generation: int) -> bool:
     """Write a small object if its generation still is ``generation`` (0: if there is none); whether it was written."""
     blob, writer = _bucket(path).blob(_name(path)), uuid.uuid4().hex
     from google.api_core.exceptions import PreconditionFailed
-    from google.cloud.storage.retry import DEFAULT_RETRY  # type: ignore[import-untyped]
-
-    patiently = DEFAULT_RETRY.with_timeout(PATIENCE_S)
 
     def put() -> bool:
         blob.metadata = {"writer": writer}
         try:
-            blob.upload_from_string(text, if_generation_match=generation, retry=patiently)
+            blob.upload_from_string(text, if_generation_match=generation, retry=_patiently())
         except PreconditionFailed:
             # Also the answer to a second try where that to the first, which did write, was lost.
-            present = _bucket(path).get_blob(_name(path))
+            present = _bucket(path).get_blob(_name(path), retry=_patiently())
             return present is not None and (present.metadata or {}).get("writer") == writer
         return True
 
     return _again(put)
+
+
+def _patiently() -> Any:
+    from google.cloud.storage.retry import DEFAULT_RETRY  # type: ignore[import-untyped]
+
+    return DEFAULT_RETRY.with_delay(initial=FIRST_PAUSE_S, maximum=8.0).with_timeout(PATIENCE_S)
 
 
 def _again(do: Callable[[], T]) -> T:

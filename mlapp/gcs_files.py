@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import mimetypes
 import os
 import random
@@ -18,9 +19,9 @@ from typing import Any, TypeVar
 
 from fsspec.asyn import sync_wrapper
 from gcsfs.core import GCSFileSystem, initiate_upload, upload_chunk  # type: ignore[import-untyped]
-from gcsfs.retry import ChecksumError, validate_response  # type: ignore[import-untyped]
+from gcsfs.retry import ChecksumError, HttpError, validate_response  # type: ignore[import-untyped]
 
-from mlapp.cloud_errors import TruncatedError, is_ambiguous, is_not_found, is_passing, status
+from mlapp.cloud_errors import PASSING, TruncatedError, is_ambiguous, is_not_found, is_passing, status
 
 # Pauses before each new try at a request, half of it by chance; no new try begins once PATIENCE_S are over.
 PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 8.0, 8.0)
@@ -34,8 +35,6 @@ T = TypeVar("T")
 
 class Files(GCSFileSystem):  # type: ignore[misc]
     """Cloud Storage through gcsfs; also for what gcsfs reads and writes by itself, such as `UPath.open`."""
-
-    _ask = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)  # without gcsfs's own retries
 
     async def _request(self, method: str, path: str, *args: Any, **kwargs: Any) -> Any:
         unclear = False
@@ -51,6 +50,21 @@ class Files(GCSFileSystem):  # type: ignore[misc]
                 raise
 
         return await self._again(ask, PAUSES_S)
+
+    async def _ask(
+        self, method: str, path: str, *args: Any, headers: Any = None, json: Any = None, data: Any = None, **given: Any
+    ) -> Any:
+        """One request, as gcsfs makes it."""
+        await self._set_session()
+        if hasattr(data, "seek"):
+            data.seek(0)
+        params = self._get_params({name: value for name, value in given.items() if not name.startswith("cache_")})
+        url = self._format_path(path, args)
+        more = {"params": params, "headers": self._get_headers(headers), "timeout": self.requests_timeout}
+        async with self.session.request(method=method, url=url, json=json, data=data, **more) as answer:
+            content = await answer.read()
+            _check(answer.status, content, path, args)
+            return answer.status, answer.headers, answer.request_info, content
 
     async def _call(self, method: str, path: str, *args: Any, json_out: bool = False, **kwargs: Any) -> Any:
         async def call() -> Any:
@@ -93,7 +107,7 @@ class Files(GCSFileSystem):  # type: ignore[misc]
         params = self._get_params({})
         async with self.session.get(url, params=params, headers=headers, timeout=self.requests_timeout) as answer:
             if answer.status >= 400:
-                validate_response(answer.status, await answer.read(), url)
+                _check(answer.status, await answer.read(), url)
             size, checksum = 0, _crc32c(b"")
             with open(lpath, "wb") as stream:
                 async for piece in answer.content.iter_chunked(PIECE):
@@ -141,6 +155,16 @@ class Files(GCSFileSystem):  # type: ignore[misc]
             raise TruncatedError(f"{rpath} did not arrive whole")
         self.invalidate_cache(self._parent(rpath))
 
+    async def _info(self, path: str, generation: Any = None, **more: Any) -> Any:
+        path = self._strip_protocol(path).rstrip("/")
+        if "/" in path and not generation:  # newer ones of gcsfs list and look at once: two requests for one
+            with contextlib.suppress(FileNotFoundError):
+                if (found := await self._get_object(path))["size"] or not found["name"].endswith("/"):
+                    return found
+            if hasattr(self, "_get_directory_info"):
+                return await self._get_directory_info(path, *self.split_path(path)[:2], generation)
+        return await GCSFileSystem._info(self, path, generation, **more)
+
     async def _isfile(self, path: str) -> bool:
         return await self._is(path, "file")
 
@@ -183,6 +207,16 @@ class Files(GCSFileSystem):  # type: ignore[misc]
         if credentials is not None and hasattr(credentials, "refresh"):
             with contextlib.suppress(GoogleAuthError):
                 await asyncio.to_thread(credentials.refresh, Request())
+
+
+def _check(status: int, content: bytes, path: str, args: Any = None) -> None:
+    """Raise what gcsfs raises for a status, but never hide one that may pass behind another kind of error."""
+    if status in PASSING or status == 401:
+        told = content[:500].decode(errors="replace")
+        with contextlib.suppress(ValueError, LookupError, TypeError):
+            told = str(json.loads(content)["error"]["message"])
+        raise HttpError({"code": status, "message": told})
+    validate_response(status, content, path, args)
 
 
 def is_damage(error: BaseException) -> bool:
