@@ -19,7 +19,7 @@ OVER = frozenset(f"JOB_STATE_{name}" for name in ("SUCCEEDED", "FAILED", "CANCEL
 PENDING = frozenset({"JOB_STATE_UNSPECIFIED", "JOB_STATE_QUEUED", "JOB_STATE_PENDING"})
 RUNNING, CANCELLING = "JOB_STATE_RUNNING", "JOB_STATE_CANCELLING"
 CALL_S = 30.0  # for one call
-PATIENCE_S = 60.0  # for a call that may be repeated, with all its repetitions
+FIRST_PAUSE_S, PATIENCE_S = 0.5, 60.0  # for a call that may be repeated, with all its repetitions
 CONFIRM_S, CONFIRM_EVERY_S = 300.0, 2.0  # for a job to be over once it is told to
 # Between attempts at creating a job, half of it by chance: together more than the minute that a rate limit counts by.
 BACKOFF_S = (1.0, 4.0, 10.0, 20.0, 40.0)
@@ -151,7 +151,7 @@ def _patiently() -> Any:
     """How a call without effects is repeated while Vertex AI does not answer."""
     from google.api_core.retry import Retry
 
-    return Retry(is_passing, initial=0.5, maximum=10.0, timeout=PATIENCE_S)
+    return Retry(is_passing, initial=FIRST_PAUSE_S, maximum=10.0, timeout=PATIENCE_S)
 
 
 # A channel may wait without end, when it is collected, for a call that a signal's exception broke off: none is.

@@ -16,6 +16,7 @@ import grpc
 from google.cloud import aiplatform_v1 as v1
 from google.protobuf import any_pb2, empty_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from loopback.chaos import Interceptor, Weather
 
 from mlapp import storage
 
@@ -187,7 +188,7 @@ def refuse(context: Any, refusal: Refusal) -> None:
 
 
 @contextmanager
-def serving() -> Iterator[tuple[Vertex, str]]:
+def serving(weather: Weather | None = None) -> Iterator[tuple[Vertex, str]]:
     """The service and its address."""
     vertex = Vertex()
     methods = {
@@ -206,7 +207,7 @@ def serving() -> Iterator[tuple[Vertex, str]]:
         )
         for name, (method, request, serialize) in methods.items()
     }
-    server = grpc.server(futures.ThreadPoolExecutor(4))
+    server = grpc.server(futures.ThreadPoolExecutor(4), interceptors=[Interceptor(weather)] if weather else [])
     service = "google.cloud.aiplatform.v1.JobService"
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
