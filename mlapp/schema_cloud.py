@@ -5,16 +5,20 @@ Nothing here is part of a stage's result, so moving a run to the cloud computes 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mlapp.section import Section
+from mlapp.vertex_machines import refusal
 
 Region = Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)+[0-9]{1,2}$")]
 ServiceAccount = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*@[a-z0-9.-]+\.gserviceaccount\.com$")]
 # Keys and values as Google Cloud takes them.
 LabelKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+NETWORK = re.compile(r"projects/(?P<project>[^/]+)/global/networks/(?P<name>[^/]+)")
+OUR_LABELS = ("dag", "run", "task")  # and all that begin with mlapp
 LabelValue = Annotated[str, Field(pattern=r"^[a-z0-9_-]{0,63}$")]
 
 
@@ -48,6 +52,12 @@ class Place(Section):
     )
     disk_gb: int = Field(100, ge=100, le=64000, description="boot disk of each replica, GB")
 
+    @model_validator(mode="after")
+    def _is_taken(self) -> Self:
+        if told := refusal(self.machine_type, self.accelerator_type, self.accelerator_count):
+            raise ValueError(told)
+        return self
+
 
 class Placement(Section):
     """Where stages run: on the worker, or as Vertex AI custom jobs on the first place that has room."""
@@ -67,7 +77,7 @@ class Placement(Section):
     )
     service_account: ServiceAccount | None = Field(None, description="service account that the jobs run as")
     network: str | None = Field(
-        None, pattern=r"^projects/[^/]+/global/networks/[^/]+$", description="VPC network to peer the jobs with"
+        None, description="VPC network to peer the jobs with: projects/NUMBER/global/networks/NAME, by project number"
     )
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32, description="labels of every job")
     deadline_hours: float = Field(8.0, gt=0, le=168, description="hours after which a job is ended, queue included")
@@ -87,6 +97,30 @@ class Placement(Section):
         "`@region` for one region; what is not listed is not estimated",
     )
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of the prices")
+
+    @field_validator("network")
+    @classmethod
+    def _is_by_number(cls, network: str | None) -> str | None:
+        if network is None:
+            return None
+        if not (found := NETWORK.fullmatch(network)):
+            raise ValueError(f"{network} names no network: write projects/NUMBER/global/networks/NAME")
+        project, name = found["project"], found["name"]
+        if not project.isdecimal():
+            number = f"gcloud projects describe {project} --format='value(projectNumber)'"
+            raise ValueError(
+                f"Vertex AI takes a network by its project's number, not by {project}: `{number}` prints it"
+            )
+        if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name):
+            raise ValueError(f"{name} is not a network's name: `gcloud compute networks list --project={project}`")
+        return network
+
+    @field_validator("labels")
+    @classmethod
+    def _are_not_ours(cls, labels: dict[str, str]) -> dict[str, str]:
+        if taken := [key for key in labels if key.startswith("mlapp") or key in OUR_LABELS]:
+            raise ValueError(f"{', '.join(sorted(taken))}: set by mlapp itself; give your labels other names")
+        return labels
 
     @field_validator("places")
     @classmethod
