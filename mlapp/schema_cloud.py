@@ -18,7 +18,6 @@ ServiceAccount = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*@[a-z0-9.-]+\
 # Keys and values as Google Cloud takes them.
 LabelKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 NETWORK = re.compile(r"projects/(?P<project>[^/]+)/global/networks/(?P<name>[^/]+)")
-OUR_LABELS = ("dag", "run", "task")  # and all that begin with mlapp
 LabelValue = Annotated[str, Field(pattern=r"^[a-z0-9_-]{0,63}$")]
 
 
@@ -114,13 +113,6 @@ class Placement(Section):
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name):
             raise ValueError(f"{name} is not a network's name: `gcloud compute networks list --project={project}`")
         return network
-
-    @field_validator("labels")
-    @classmethod
-    def _are_not_ours(cls, labels: dict[str, str]) -> dict[str, str]:
-        if taken := [key for key in labels if key.startswith("mlapp") or key in OUR_LABELS]:
-            raise ValueError(f"{', '.join(sorted(taken))}: set by mlapp itself; give your labels other names")
-        return labels
 
     @field_validator("places")
     @classmethod

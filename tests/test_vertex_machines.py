@@ -92,8 +92,7 @@ def test_what_vertex_refuses_is_refused_with_what_to_set(given: dict[str, Any], 
         ),
         ({"network": "default"}, "write projects/NUMBER/global/networks/NAME"),
         ({"network": "projects/123/global/networks/My_Net"}, "is not a network's name"),
-        ({"labels": {"mlapp_task": "x"}}, "mlapp_task: set by mlapp itself"),
-        ({"labels": {"dag": "x"}}, "dag: set by mlapp itself"),
+        ({"labels": {"Team": "x"}}, "labels"),
     ],
 )
 def test_networks_and_labels_are_checked_too(placement: dict[str, Any], told: str) -> None:
