@@ -22,7 +22,7 @@ from typing import NamedTuple
 from upath import UPath
 
 from mlapp import gcs, reference
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 
 CHUNK = 1 << 20
 DRAFT = ".draft"
@@ -272,7 +272,7 @@ MENDABLE = {
 }
 
 
-def explain(error: Exception) -> UserError | None:
+def explain(error: Exception) -> UserError | TryAgainError | None:
     """The one line for a disk that is full or not writable, or a store that refuses; None for what no user can mend."""
     if told := gcs.explain(error):
         return told

@@ -19,7 +19,7 @@ from mlapp.ledger import FOLDER
 from mlapp.schema import Config
 from mlapp.schema_cloud import Place
 
-PLACED = "placed"
+PLACED, SUBMITTED, REGIONS = "placed", "submitted", "regions"
 
 
 class Records:
@@ -36,10 +36,40 @@ class Records:
         self.task = task
         self.say = say
 
+    def submitting(self, attempt: Attempt, task: str, project: str, region: str) -> None:
+        """Note, before a job is created, where it may come to be: what is not noted need not be looked for.
+
+        ``submitted/`` holds the attempts of each task whose end is not known yet, ``regions/`` every region ever used,
+        in which the reaper looks.
+        """
+        where = json.dumps({"project": project, "region": region, "identity": attempt.identity})
+        regional = storage.at(f"{self.prefix}/{REGIONS}/{project}--{region}.json")
+        if not regional.exists():
+            storage.write_text(regional, json.dumps({"project": project, "region": region}))
+        storage.write_text(self._noted(task, attempt.number), where)
+
+    def settled(self, task: str, number: str) -> None:
+        """Forget an attempt: there is no such job, or it is over and a task has heard of it."""
+        storage.remove(self._noted(task, number))
+
+    def unsettled(self, task: str) -> dict[str, dict[str, str]]:
+        """Where the jobs of a task may be that no task has heard the end of, by the number of the attempt."""
+        folder = storage.at(f"{self.prefix}/{SUBMITTED}/{task}")
+        found = folder.fs.find(folder.path)
+        return {
+            path.rpartition("/")[2].removesuffix(".json"): json.loads(folder.fs.cat_file(path))
+            for path in sorted(found)
+            if path.endswith(".json")
+        }
+
     def of(self, attempt: Attempt) -> Ended | None:
         """How the stage itself said that it ended, the chief before the others; None where it could not."""
+        return self.at(attempt.folder(self.prefix))
+
+    def at(self, folder: str) -> Ended | None:
+        """The same, by the folder that the attempt was given."""
         for name in (ENDED, ENDED_WORKER):
-            path = storage.at(f"{attempt.folder(self.prefix)}/{name}")
+            path = storage.at(f"{folder}/{name}")
             if path.exists():
                 return _ended(path)
         return None
@@ -68,6 +98,10 @@ class Records:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         storage.write_text(self.run_folder / PLACED / f"{attempt.number}.json", text)
         storage.write_text(self._placed(attempt), text)
+        self.settled(job.labels["mlapp_task"], attempt.number)
+
+    def _noted(self, task: str, number: str) -> Any:
+        return storage.at(f"{self.prefix}/{SUBMITTED}/{task}/{number}.json")
 
     def _placed(self, attempt: Attempt) -> Any:
         return storage.at(f"{attempt.folder(self.prefix)}/{PLACED}.json")
