@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--name", help="name of the model in the registry; default: promotion.name")
     common.add_argument("--registry", metavar="URI", help="folder of the bundles; default: storage.registry")
     why = argparse.ArgumentParser(add_help=False)
-    why.add_argument("--why", type=_reason, required=True, help="for the history")
+    why.add_argument("--why", required=True, help="for the history")
     why.add_argument("--by", help="for the history; default: the user and the machine")
     parser = argparse.ArgumentParser(
         prog="python -m mlapp.registry", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -90,13 +90,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _reason(given: str) -> str:
-    """A reason that says something."""
-    if not printable(given).strip():
-        raise argparse.ArgumentTypeError("say why, in a few words")
-    return given
-
-
 def _name(given: str) -> str:
     """A model's name, which becomes a folder's."""
     if not re.fullmatch(NAME, given):
@@ -121,7 +114,7 @@ def listed(arguments: argparse.Namespace) -> str:
     """A line a bundle."""
     if arguments.name not in (known := catalogue.names(arguments.registry)):
         raise _unknown(arguments.registry, arguments.name, known)
-    return catalogue.listed(catalogue.entries(arguments.registry, arguments.name, keys=arguments.keys))
+    return catalogue.listed(catalogue.rows(arguments.registry, arguments.name, arguments.keys))
 
 
 def shown(arguments: argparse.Namespace) -> str:

@@ -5,8 +5,7 @@ Nothing of a bundle is shown before it is verified: in a list what the list show
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +14,18 @@ from upath import UPath
 
 from mlapp import plain, storage
 from mlapp.errors import UserError, printable
-from mlapp.registry import files
-from mlapp.registry.bundle import MANIFEST, Manifest, whole
+from mlapp.registry import files, verified
+from mlapp.registry.bundle import Manifest, whole
 from mlapp.registry.judge import Judge
 from mlapp.registry.keys import UNSIGNED, keyring
 from mlapp.registry.pointer import BUNDLE_ID, POINTER, Pointer
 from mlapp.registry.state import State
+from mlapp.registry.verified import Figures, Scored
 from mlapp.result import Metric
 from mlapp.schema import Signing
 from mlapp.text_table import interval, percent, table
 from mlapp.vetting import gates
 
-VERDICT = "verdict.json"
 FIGURES = {
     "accuracy": "test accuracy",
     "calibration_error": "calibration error",
@@ -35,14 +34,25 @@ FIGURES = {
 
 
 @dataclass(frozen=True)
+class Row:
+    """A bundle in a list: its figures, how it stands to the pointer, and how its last move is signed."""
+
+    bundle: str
+    figures: Scored
+    state: str
+    moves: list[dict[str, Any]]
+    signed: str
+
+
+@dataclass(frozen=True)
 class Entry:
-    """A bundle with what the verdict found, how it stands to the pointer, and how its last move is signed."""
+    """A bundle of which every file is verified, with its verdict, how it stands to the pointer and how it is signed."""
 
     manifest: Manifest
     verdict: dict[str, Any]
     state: str
     moves: list[dict[str, Any]]
-    signed: str = "unsigned"
+    signed: str
 
     @property
     def scored(self) -> dict[str, Any]:
@@ -57,64 +67,60 @@ def names(registry: str) -> list[str]:
     return [name for name in files.names(folder) if (folder / name / POINTER).exists()]
 
 
-def entries(registry: str, name: str, start: str = "", keys: Signing = UNSIGNED) -> list[Entry | UserError]:
-    """The bundles of a model whose ids begin with ``start``, the last promoted first, those that never were at the end.
+def rows(registry: str, name: str, keys: Signing = UNSIGNED) -> list[Row | UserError]:
+    """The bundles of a model, the last promoted first, those that never were at the end.
 
-    Of each, manifest and verdict are read and verified; what is wrong with one takes its place.
+    Of each, manifest and verdict are verified; what is wrong with one takes its place.
     """
     pointer = Pointer(registry, name)
     state = pointer.state()
-    order = list(dict.fromkeys(move["champion"] for move in reversed(state.moves)))
-    there = [each for each in files.names(pointer.folder) if BUNDLE_ID.fullmatch(each) and each.startswith(start)]
-    present = set(there)
-    ids = [bundle for bundle in order if bundle in present] + sorted(present - set(order))
-    signed = _signed(pointer.folder, state, keys)
-    read = files.read_all([pointer.folder / bundle / file for bundle in ids for file in (MANIFEST, VERDICT)])
-    found: list[Entry | UserError] = []
-    for bundle, manifest, verdict in zip(ids, read[::2], read[1::2], strict=True):
-        if isinstance(manifest, FileNotFoundError):
-            continue  # it is being written, or removed
-        try:
-            found.append(_entry(pointer.folder / bundle, manifest, verdict, state, signed))
-        except UserError as error:
-            found.append(error)
+    signed, own = _signed(pointer.folder, state, keys), _by_bundle(state)
+    present = set(_ids(pointer.folder))
+    ids = [bundle for bundle in reversed(own) if bundle in present] + sorted(present - set(own))
+    found: list[Row | UserError] = []
+    for bundle, figures in zip(ids, verified.figures(pointer.folder, ids), strict=True):
+        if isinstance(figures, UserError):
+            found.append(figures)
+        elif figures:  # else it is being written, or removed
+            how = signed.get(bundle, "unsigned")
+            found.append(Row(bundle, figures, _state(bundle, state, own), own.get(bundle, []), how))
     return found
 
 
 def find(registry: str, name: str, bundle: str | None, keys: Signing = UNSIGNED) -> Entry:
     """One bundle, by default the champion, of which every file is verified; its id may be cut short."""
     pointer = Pointer(registry, name)
-    wanted = bundle or pointer.state().champion
+    state = pointer.state()
+    wanted = bundle or state.champion
     if wanted is None:
         raise UserError(f"{pointer.folder} has no champion: give --name and --registry of a promoted model")
-    match entries(registry, name, wanted, keys):
-        case [UserError() as error]:
-            raise error
-        case [Entry() as entry]:
-            place = pointer.folder / entry.manifest.id
-            whole(place)
-            signed, _ = Judge.of(pointer.folder, keys).look(place, entry.manifest.digest)
-            return Entry(entry.manifest, entry.verdict, entry.state, entry.moves, signed)
-        case found:
-            ids = [each for each in files.names(pointer.folder) if BUNDLE_ID.fullmatch(each)]
-            told = ", ".join([each for each in ids if each.startswith(wanted)] or ids) or "none"
-            raise UserError(f"{wanted!r} names {len(found)} bundles of {pointer.folder}: give one of {told}")
+    known = _ids(pointer.folder)
+    if len(found := [each for each in known if each.startswith(wanted)]) != 1:
+        told = ", ".join(found or known) or "none"
+        raise UserError(f"{wanted!r} names {len(found)} bundles of {pointer.folder}: give one of {told}")
+    place, own = pointer.folder / found[0], _by_bundle(state)
+    manifest = whole(place)
+    try:
+        verdict = plain.from_json(verified.content(place, manifest).decode())
+        Figures.model_validate(verdict)
+    except ValueError as error:
+        raise UserError(verified.unreadable(place)) from error
+    signed, _ = Judge.by(pointer.folder, state.text, keyring(keys)).look(place, manifest.digest)
+    return Entry(manifest, verdict, _state(place.name, state, own), own.get(place.name, []), signed)
 
 
-def listed(known: list[Entry | UserError]) -> str:
+def listed(known: list[Row | UserError]) -> str:
     """A line a bundle, and one for each that is damaged."""
-    rows = [("bundle", "state", "test accuracy", "KB", "µs", "promoted", "by")]
-    for entry in known:
-        if isinstance(entry, UserError):
+    lines = [("bundle", "state", "test accuracy", "KB", "µs", "promoted", "by")]
+    for row in known:
+        if isinstance(row, UserError):
             continue
-        scored, last = entry.scored, entry.moves[-1] if entry.moves else {}
-        accuracy = percent(Metric(**scored["accuracy"]))
-        figures = (accuracy, f"{scored['bytes'] / 1000:.1f}", f"{scored['latency_us']['value']:.0f}")
-        state = f"{entry.state}, {entry.signed}"
-        rows.append((entry.manifest.id, state, *figures, (last.get("at") or "–")[:16], last.get("by") or "–"))
-    return "\n".join(
-        [table(rows, right=(2, 3, 4)), *(f"damaged: {each}" for each in known if isinstance(each, UserError))]
-    )
+        scored, last = row.figures, row.moves[-1] if row.moves else {}
+        figures = (percent(scored.accuracy), f"{scored.bytes / 1000:.1f}", f"{scored.latency_us.value:.0f}")
+        moved = ((last.get("at") or "–")[:16], last.get("by") or "–")
+        lines.append((row.bundle, f"{row.state}, {row.signed}", *figures, *moved))
+    damaged = [f"damaged: {each}" for each in known if isinstance(each, UserError)]
+    return "\n".join([table(lines, right=(2, 3, 4)), *damaged])
 
 
 def shown(entry: Entry) -> str:
@@ -158,45 +164,31 @@ def compared(first: Entry, second: Entry) -> str:
 
 def _signed(folder: UPath, state: State, keys: Signing) -> dict[str, str]:
     """How the last line that names each bundle is signed."""
-    trust = Judge.by(folder, state.text, ring := keyring(keys)).trust
-    found = {}
-    for number, move in enumerate(state.moves, start=1):
-        if ring:
-            found[move["champion"]] = "signed" if trust.covers(number) else "not trusted"
-        else:
-            found[move["champion"]] = "signature not checked" if move.get("signature") else "unsigned"
+    if not (ring := keyring(keys)):
+        told = {True: "signature not checked", False: "unsigned"}
+        return {move["champion"]: told[bool(move.get("signature"))] for move in state.moves}
+    trust = Judge.by(folder, state.text, ring).trust
+    return {
+        move["champion"]: "signed" if trust.covers(number) else "signature not trusted"
+        for number, move in enumerate(state.moves, start=1)
+    }
+
+
+def _ids(folder: UPath) -> list[str]:
+    return [name for name in files.names(folder) if BUNDLE_ID.fullmatch(name)]
+
+
+def _by_bundle(state: State) -> dict[str, list[dict[str, Any]]]:
+    """The moves to each bundle, in the order in which each became champion last."""
+    found = dict[str, list[dict[str, Any]]]()
+    for move in state.moves:
+        found[move["champion"]] = [*found.pop(move["champion"], []), move]
     return found
 
 
-def _entry(
-    place: UPath, manifest: bytes | Exception, verdict: bytes | Exception, state: State, signed: dict[str, str]
-) -> Entry:
-    """A bundle of which manifest and verdict are what its name says; a `UserError` if they are not."""
-    for content in (manifest, verdict):
-        if isinstance(content, UserError):
-            raise content
-    if isinstance(manifest, Exception):
-        raise storage.explain(manifest) or UserError(f"bundle {place} cannot be read ({manifest}): restore it")
-    made = Manifest.parse(manifest, place / MANIFEST)
-    if made.id != place.name:
-        raise UserError(f"{place / MANIFEST} was altered: restore the bundle from a copy")
-    unreadable = UserError(f"bundle {place} has no verdict that can be read: restore it from a copy")
-    if isinstance(verdict, Exception) or VERDICT not in made.files:
-        raise unreadable
-    if hashlib.sha256(verdict).hexdigest() != made.files[VERDICT].sha256:
-        raise UserError(f"bundle {place}: {VERDICT} was altered; restore the bundle from a copy")
-    try:
-        content = plain.from_json(verdict.decode())
-        scored = content["challenger"]
-        Metric(**scored["accuracy"])
-        if not isinstance(scored["bytes"] + scored["latency_us"]["value"], int | float):
-            raise unreadable
-    except (ValueError, KeyError, TypeError) as error:
-        raise unreadable from error
-    own = [move for move in state.moves if move["champion"] == place.name]
-    former = "former champion" if own else "never champion"
-    now = "champion" if place.name == state.champion else former
-    return Entry(made, content, now, own, signed.get(place.name, "unsigned"))
+def _state(bundle: str, state: State, own: Mapping[str, object]) -> str:
+    past = "former champion" if bundle in own else "never champion"
+    return "champion" if bundle == state.champion else past
 
 
 @contextmanager

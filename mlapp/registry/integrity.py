@@ -91,7 +91,7 @@ def _report(
     looked = [bundle for bundle in present if only in (None, bundle)]
     _read(folder, [bundle for bundle in looked if bundle not in known], known, progress)
     for bundle in looked:
-        if isinstance(found := known[bundle], UserError) and (folder / bundle / MANIFEST).exists():
+        if isinstance(found := known[bundle], UserError) and _is_there(folder / bundle / MANIFEST):
             report.damage.append(str(found))
     manifests = {bundle: each for bundle in looked if isinstance(each := known[bundle], Manifest)}
     report.damage += [
@@ -120,12 +120,15 @@ def _bundles(folder: UPath) -> list[str]:
     """The ids of the bundles there are; a folder without a manifest is one that is being written, or removed."""
     ids = [name for name in files.names(folder) if BUNDLE_ID.fullmatch(name)]
     if storage.is_local(folder):
-        return [
-            each for each in ids if files.kind(folder / each) == files.FOLDER and files.kind(folder / each / MANIFEST)
-        ]
+        ids = [each for each in ids if files.kind(folder / each) == files.FOLDER]
     with ThreadPoolExecutor(WORKERS) as pool:
-        there = list(pool.map(lambda each: (folder / each / MANIFEST).exists(), ids))
+        there = list(pool.map(lambda each: _is_there(folder / each / MANIFEST), ids))
     return [each for each, is_there in zip(ids, there, strict=True) if is_there]
+
+
+def _is_there(path: UPath) -> bool:
+    """Whether anything is at a path, a link that leads nowhere included."""
+    return files.kind(path) is not None if storage.is_local(path) else path.exists()
 
 
 def _read(folder: UPath, bundles: list[str], known: dict[str, Manifest | UserError], progress: Progress) -> None:

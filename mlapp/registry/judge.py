@@ -49,6 +49,8 @@ class Judge:
             signed = files.read(place / signature.SIGNATURE)[0]
         except FileNotFoundError:
             return "unsigned", f"bundle {place} is not signed: {again}" if self.ring else ""
+        except UserError as error:
+            return "signature not trusted", str(error)
         if not self.ring:
             return "signature not checked", ""
         try:

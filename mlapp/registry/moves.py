@@ -37,6 +37,7 @@ def rollback(
     `UserError` if there is no such bundle, if it was never champion, if it was altered, if the keys do not vouch for it
     or for the history, or if the champion changes at the same moment.
     """
+    given = reason(by, why)
     pointer = Pointer(registry, name)
     if pointer.read() is None and not pointer.history_text():
         raise UserError(f"{pointer.folder} has no champion: give --name and --registry of a promoted model")
@@ -52,7 +53,7 @@ def rollback(
         raise UserError(f"bundle {place} is not the one that was promoted: restore it from a copy")
     if target != present:
         asked = {REQUEST: request} if request else {}
-        pointer.swap(present, target, entry(by, why, manifest) | {"rollback": True, **asked}, keys)
+        pointer.swap(present, target, {**given, **about(manifest), "rollback": True, **asked}, keys)
     return str(present), target
 
 
@@ -67,11 +68,18 @@ def bundle_named(pointer: Pointer, name: str) -> str:
 
 def entry(by: str | None, why: str, manifest: Manifest) -> dict[str, Any]:
     """What the history tells of a move: when, by whom (by default the user and the machine), why, to which bundle."""
-    return {**reason(by, why), "model": manifest.model_sha256, "manifest": manifest.digest}
+    return {**reason(by, why), **about(manifest)}
+
+
+def about(manifest: Manifest) -> dict[str, Any]:
+    """By which hashes the history knows a bundle."""
+    return {"model": manifest.model_sha256, "manifest": manifest.digest}
 
 
 def reason(by: str | None, why: str) -> dict[str, Any]:
-    """When, by whom and why, as a line of the history has it: control characters are escaped."""
+    """When, by whom and why, as a line of the history has it: escaped. A `UserError` if no reason is given."""
+    if not any(each.isprintable() and not each.isspace() for each in why):
+        raise UserError("the reason is empty: say why in a few words, for the history")
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "by": printable(by or f"{getpass.getuser()} on {platform.node()}"),

@@ -8,7 +8,7 @@ from mlapp.registry import files, history, trust
 from mlapp.registry.bundle import MANIFEST, Manifest, whole
 from mlapp.registry.judge import Judge
 from mlapp.registry.keys import FINGERPRINT, keyring, read_public
-from mlapp.registry.moves import entry, reason
+from mlapp.registry.moves import about, reason
 from mlapp.registry.pointer import HISTORY, Pointer
 from mlapp.registry.signature import SIGNATURE
 from mlapp.registry.signing import Signer
@@ -21,6 +21,7 @@ def adopt(registry: str, name: str, keys: Signing, *, by: str | None, why: str) 
     The champion's bundle must be whole. Returns its id. What is not signed before the line counts from now on; bundles
     other than the champion are for `sign_bundles`.
     """
+    given = reason(by, why)
     pointer, signer = Pointer(registry, name), Signer(keys)
     state = pointer.state()
     if state.champion is None:
@@ -29,7 +30,7 @@ def adopt(registry: str, name: str, keys: Signing, *, by: str | None, why: str) 
     if manifest.name != name:
         raise UserError(f"bundle {place} is one of {manifest.name}, so it cannot be champion of {name}")
     signer.check(trust.read(state.text, pointer.folder / HISTORY, name, signer.ring))
-    line = {**entry(by, why, manifest), trust.EVENT: trust.ADOPT, "history": history.head(state.text)}
+    line = {**given, **about(manifest), trust.EVENT: trust.ADOPT, "history": history.head(state.text)}
     pointer.record(line, keys, adopt=manifest.id)
     if signer.fingerprint:
         sign_bundles(pointer, keys, manifest.id)

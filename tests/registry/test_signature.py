@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from mlapp.registry.__main__ import main
 from mlapp.registry.bundle import Draft, Manifest, describe, install, verify
 from mlapp.registry.moves import rollback
 from mlapp.registry.pointer import Pointer
+from mlapp.registry.signing import Signer
 from mlapp.schema import Signing
 
 pytest_plugins = "loopback.fixtures"
@@ -193,3 +196,50 @@ def test_a_key_that_is_none_is_told_without_what_it_holds(
     assert ("key.pem" in str(error.value)) == (which == "public_key")
     if which == "private_key":
         assert Pointer(str(tmp_path / "registry"), NAME).read() is None
+
+
+def test_a_kill_while_it_signs_leaves_no_key_on_the_disk(tmp_path: Path, keys: Signing) -> None:
+    """Given a key from Secret Manager and kills at twenty moments of signing, then no file anywhere holds it."""
+    secret = Path(str(keys.private_key)).read_bytes()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    code = f"""
+import sys
+from mlapp.registry.signing import Signer
+from mlapp.schema import Signing
+print("ready", flush=True)
+while True:
+    signer = Signer(Signing(private_key={SECRET!r}))
+    signer.sign("a line"), signer.sign_manifest(b"{{}}")
+"""
+    with serving(SecretManager({SECRET: [secret]})) as environ:
+        given = {**os.environ, **environ, "TMPDIR": str(scratch), "HOME": str(scratch)}
+        for moment in range(20):
+            with subprocess.Popen(
+                [sys.executable, "-Wignore", "-c", code], cwd=scratch, env=given, stdout=subprocess.PIPE
+            ) as process:
+                assert process.stdout
+                assert process.stdout.readline() == b"ready\n"
+                time.sleep(0.02 * moment)
+                process.kill()
+    assert [path for path in scratch.rglob("*") if path.is_file()] == []
+
+
+def test_a_key_that_others_may_read_is_warned_about_without_its_place(
+    tmp_path: Path, keys: Signing, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "open.pem"
+    file.write_bytes(Path(str(keys.private_key)).read_bytes())
+    for mode, warned in ((0o600, False), (0o644, True), (0o640, True)):
+        caplog.clear()
+        file.chmod(mode)
+        Signer(Signing(private_key=str(file)))
+        assert ["chmod 600" in line and "open.pem" not in line for line in caplog.messages] == [True] * warned
+
+
+def test_signing_needs_neither_the_library_nor_its_two_seconds(tmp_path: Path, keys: Signing) -> None:
+    code = "import sys; from mlapp.registry.signing import Signer; from mlapp.schema import Signing; "
+    code += f"Signer(Signing(private_key={keys.private_key!r})).sign_manifest(b'x'); "
+    code += "print('model_signing' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -158,7 +158,7 @@ def test_a_signature_of_one_bundle_does_not_count_for_another(registry: str, key
     first, second, _ = (json.loads(line)["champion"] for line in lines(registry))
     folder = Pointer(registry, NAME).folder
     storage.copy(folder / first / "manifest.sig", folder / second / "manifest.sig")
-    with pytest.raises(UserError, match="it is of another manifest.*sign it with"):
+    with pytest.raises(UserError, match=r"it is of another manifest.*sign it with"):
         rollback(registry, NAME, second, keys=keys)
 
 
@@ -255,7 +255,7 @@ def test_a_revoked_key_can_be_taken_out_and_its_bundles_signed_again(
         verify(stolen, both_side)
     with pytest.raises(UserError, match="key that was revoked"):
         rekeying.rotate(registry, NAME, both_side, str(keys.public_key), by=None, why="back")
-    # From here on the operator trusts the new key alone: the old one's lines count because the new one vouched for them.
+    # From here on the operator trusts the new key alone, which vouched for the old one's lines.
     with pytest.raises(UserError, match="it was made with another key"):
         verify(folder / first, new)
     assert len(rekeying.sign_bundles(Pointer(registry, NAME), new)) == 3
