@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from mlapp import config as configuration
 from mlapp import storage
 from mlapp.errors import UserError, printable
-from mlapp.registry import catalogue, integrity, moves, rekeying
+from mlapp.registry import catalogue, integrity, moves, rekeying, restoring
 from mlapp.registry.pointer import Pointer
 from mlapp.schema import NAME, Config
 
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m mlapp.registry", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(
-        required=True, metavar="list|show|diff|verify|promote|rollback|sign|adopt|rotate|revoke"
+        required=True, metavar="list|show|diff|verify|promote|rollback|sign|adopt|rotate|revoke|restore"
     )
     made = commands.add_parser("list", parents=[common], help="all bundles, the last promoted first")
     made.set_defaults(command=listed)
@@ -87,6 +87,12 @@ def build_parser() -> argparse.ArgumentParser:
     made = commands.add_parser("revoke", parents=[common, why], help="nothing counts that this KEY signs from now on")
     made.add_argument("key", metavar="KEY")
     made.set_defaults(command=revoked)
+    made = commands.add_parser(
+        "restore", parents=[common], help="bring a bucket's versions of a moment back; --yes does"
+    )
+    made.add_argument("--at", required=True, metavar="TIME", help="when all was well: 2026-11-28T12:00:00Z")
+    made.add_argument("--yes", action="store_true", help="do it; else only show what would be done")
+    made.set_defaults(command=restored)
     return parser
 
 
@@ -190,6 +196,17 @@ def revoked(arguments: argparse.Namespace) -> str:
         f"{arguments.name}: {old} is revoked; take it out of signing.public_key, then `python -m mlapp.registry sign "
         f"--name {arguments.name}` signs its bundles again"
     )
+
+
+def restored(arguments: argparse.Namespace) -> str:
+    """Restore from versions."""
+    steps = restoring.plan(arguments.registry, arguments.name, restoring.moment(arguments.at))
+    if not steps:
+        return f"{arguments.name}: all is as it was then"
+    if arguments.yes:
+        restoring.carry_out(arguments.registry, arguments.name, steps)
+    done = "done, now run verify" if arguments.yes else "would be done, --yes does it"
+    return "\n".join([*(printable(str(step)) for step in steps), f"{arguments.name}: {len(steps)} steps {done}"])
 
 
 def moved(arguments: argparse.Namespace) -> str:
