@@ -14,14 +14,16 @@ from collections.abc import Sequence
 
 from mlapp import config as configuration
 from mlapp import storage
-from mlapp.errors import UserError, printable
+from mlapp.errors import OneLineError, TryAgainError, UserError, printable
 from mlapp.registry import catalogue, integrity, moves, rekeying, restoring
 from mlapp.registry.pointer import Pointer
 from mlapp.schema import NAME, Config
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line. Exit codes: 0 done, 1 `verify` found something wrong, 2 something the user can correct."""
+    """The command line. Exit codes: 0 done, 1 `verify` found something wrong, 2 something the user can correct,
+    75 a store does not answer for now.
+    """
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
@@ -32,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if arguments.command is not verified or arguments.name or arguments.bundle:
                 arguments.name = _name(arguments.name or _default_name(arguments.registry, settings))
             told = arguments.command(arguments)
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except OneLineError as error:
+        parser.exit(75 if isinstance(error, TryAgainError) else 2, f"{parser.prog}: error: {error}\n")
     sys.stdout.write(f"{told}\n")
 
 

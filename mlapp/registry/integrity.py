@@ -85,8 +85,8 @@ def _report(
     state: State | None = None
     try:
         state = pointer.state()
-    except (UserError, OSError) as error:
-        report.damage.append(_line(error))
+    except UserError as error:
+        report.damage.append(str(error))
     present = _bundles(folder)
     looked = [bundle for bundle in present if only in (None, bundle)]
     _read(folder, [bundle for bundle in looked if bundle not in known], known, progress)
@@ -140,7 +140,9 @@ def _read(folder: UPath, bundles: list[str], known: dict[str, Manifest | UserErr
         except UserError as error:
             return error
         except OSError as error:
-            return storage.explain(error) or UserError(f"bundle {folder / bundle} cannot be read ({error}): restore it")
+            if not storage.is_local(folder):
+                raise  # a store that does not answer is no damage
+            return UserError(f"bundle {folder / bundle} cannot be read ({error}): restore it, or its permissions")
 
     with ThreadPoolExecutor(WORKERS) as pool:
         for done, (bundle, found) in enumerate(zip(bundles, pool.map(read, bundles), strict=True), start=1):
@@ -180,7 +182,3 @@ def _judge(report: Report, folder: UPath, judge: Judge, manifests: dict[str, Man
         for bundle, (signed, why) in zip(manifests, looked, strict=True):
             report.signed[bundle] = signed
             report.damage += [why] if why else []
-
-
-def _line(error: Exception) -> str:
-    return str(error if isinstance(error, UserError) else storage.explain(error) or error)

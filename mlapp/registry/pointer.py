@@ -117,6 +117,8 @@ class Pointer:
         try:
             text, version = read_version(path)
         except (OSError, UnicodeDecodeError) as error:
+            if isinstance(error, OSError) and not storage.is_local(path):
+                raise  # a store that does not answer says nothing of the file
             raise storage.explain(error) or UserError(f"cannot read {path} ({error}): {cure}") from error
         bundle = None if text is None else text.strip()
         if bundle is not None and not BUNDLE_ID.fullmatch(bundle):
@@ -127,7 +129,9 @@ class Pointer:
         path = self.folder / HISTORY
         try:
             text, version = read_version(path)
-        except UnicodeDecodeError as error:
+        except (OSError, UnicodeDecodeError) as error:
+            if isinstance(error, OSError) and not storage.is_local(path):
+                raise
             raise UserError(f"{path} is not a history of promotions: restore it from a copy") from error
         return text or "", version
 
