@@ -143,7 +143,11 @@ def verified(arguments: argparse.Namespace) -> str:
     if only:
         moves.bundle_named(Pointer(arguments.registry, arguments.name), only)
     told, damaged = [], False
-    names = [arguments.name] if arguments.name else catalogue.names(arguments.registry)
+    names = known = catalogue.names(arguments.registry)
+    if arguments.name:
+        names = [arguments.name]
+        if arguments.name not in known:
+            raise _unknown(arguments.registry, arguments.name, known)
     for name in names:
         report = integrity.inspect(arguments.registry, name, arguments.keys, only, _progress(name))
         damaged |= bool(report.damage)

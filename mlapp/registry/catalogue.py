@@ -5,6 +5,7 @@ Nothing of a bundle is shown before it is verified: in a list what the list show
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +19,11 @@ from mlapp.registry import files, verified
 from mlapp.registry.bundle import Manifest, whole
 from mlapp.registry.judge import Judge
 from mlapp.registry.keys import UNSIGNED, keyring
-from mlapp.registry.pointer import BUNDLE_ID, POINTER, Pointer
+from mlapp.registry.pointer import BUNDLE_ID, HISTORY, POINTER, Pointer
 from mlapp.registry.state import State
 from mlapp.registry.verified import Figures, Scored
 from mlapp.result import Metric
-from mlapp.schema import Signing
+from mlapp.schema import NAME, Signing
 from mlapp.text_table import interval, percent, table
 from mlapp.vetting import gates
 
@@ -62,9 +63,15 @@ class Entry:
 
 
 def names(registry: str) -> list[str]:
-    """The models that the registry knows, by name."""
+    """The models that the registry knows, by name: every folder that holds anything of one, or poses as one."""
     folder = storage.at(registry)
-    return [name for name in files.names(folder) if (folder / name / POINTER).exists()]
+    return [name for name in files.names(folder) if re.fullmatch(NAME, name) and _holds_a_model(folder / name)]
+
+
+def _holds_a_model(folder: UPath) -> bool:
+    if storage.is_local(folder) and files.kind(folder) != files.FOLDER:
+        return files.kind(folder) != files.FILE
+    return any(name in (POINTER, HISTORY) or BUNDLE_ID.fullmatch(name) for name in files.names(folder))
 
 
 def rows(registry: str, name: str, keys: Signing = UNSIGNED) -> list[Row | UserError]:

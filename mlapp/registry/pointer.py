@@ -158,7 +158,7 @@ class Pointer:
                 _replace(self.folder / POINTER, f"{state.decided}\n", state.version)
             elif state.agreed:
                 return state
-            else:
+            elif self._history()[1] == state.noted:
                 raise UserError(state.disagreement(self.folder))
         raise UserError(f"{self.folder} changes too fast to be read: run again")
 

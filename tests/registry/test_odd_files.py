@@ -309,3 +309,28 @@ def test_a_pointer_that_cannot_be_written_after_the_decision_is_told_as_done(
     assert (report.damage, [first in note for note in report.notes]) == ([], [True])
     assert Pointer(str(registry.parent), NAME).state().champion == first
     assert Pointer(str(registry.parent), NAME).settle() == first == (registry / "CHAMPION").read_text().strip()
+
+
+@pytest.mark.parametrize("gone", [["CHAMPION"], ["HISTORY.jsonl"], ["CHAMPION", "HISTORY.jsonl"]])
+def test_a_model_whose_files_were_removed_is_not_overlooked(
+    registry: Path, gone: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in gone:
+        (registry / name).unlink()
+    for given in ([], ["--name", NAME]):
+        assert run(["verify", *given, "--registry", str(registry.parent)]) == 1
+        assert str(registry) in capsys.readouterr().out
+    with pytest.raises(UserError):
+        rollback(str(registry.parent), NAME)
+
+
+def test_a_link_in_a_models_place_is_refused(registry: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (registry.parent / "linked").symlink_to(registry)
+    (registry.parent / "dangling").symlink_to(registry / "nothing")
+    assert run(["verify", "--registry", str(registry.parent)]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert ["linked is a symbolic link" in line for line in told] == [False, False, True]
+    assert "dangling is a symbolic link" in told[0]
+    assert told[1] == f"{NAME}: all whole, 2 bundles, unsigned"
+    with pytest.raises(UserError, match="linked is a symbolic link"):
+        rollback(str(registry.parent), "linked")
