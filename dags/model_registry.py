@@ -14,11 +14,18 @@ from stage_wiring import BY, COMMON, MINUTES
 from trigger_form import show_form, trigger_form
 
 WHAT = {
-    "action": Param("rollback", enum=["rollback", "promote"], description="to the champion's predecessor, or a bundle"),
+    # Without defaults: nobody moves the champion by pressing a button unread.
+    "action": Param(
+        type="string",
+        enum=["rollback", "promote"],
+        description="to the champion's predecessor, or to a bundle; required",
+    ),
     "bundle": Param(
         None, type=["string", "null"], pattern="^[0-9a-f]{12}$", description="of promote: the id of the bundle"
     ),
-    "why": Param("by hand", type="string", minLength=1, maxLength=500, description="for the history"),
+    "why": Param(
+        type="string", minLength=3, maxLength=500, pattern=r"\S", description="the reason, for the history; required"
+    ),
 }
 
 

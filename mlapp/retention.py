@@ -18,7 +18,7 @@ from upath import UPath
 from mlapp import config as configuration
 from mlapp import run_history, storage
 from mlapp.errors import UserError
-from mlapp.registry import catalogue
+from mlapp.registry import catalogue, files
 from mlapp.registry.bundle import MANIFEST, Manifest
 from mlapp.registry.pointer import BUNDLE_ID, Pointer
 from mlapp.result import RESULT
@@ -105,6 +105,8 @@ def _bundles(pointer: Pointer, cutoff: datetime) -> Iterator[Old]:
     named = {pointer.read(), *(bundle for move in pointer.history() for bundle in (move["champion"], move["before"]))}
     places = {path.name: path for path in pointer.folder.iterdir() if BUNDLE_ID.fullmatch(path.name)}
     named |= {Manifest.load(places[bundle] / MANIFEST).predecessor for bundle in named & places.keys()}
+    for place in places.values():
+        files.check_folder(place)  # of a link, what it leads to would be removed
     for name in sorted(places.keys() - named):
         each, changed = _measured("bundle", places[name], MANIFEST)
         if changed < cutoff:

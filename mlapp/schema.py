@@ -333,12 +333,14 @@ class Signing(Section):
     private_key: str | None = Field(
         None,
         min_length=1,
-        description="key that signs what is promoted: a file, or projects/P/secrets/S in Secret Manager; unset: none",
+        description="key that signs what is promoted: a file that nobody else may read, or projects/P/secrets/S in "
+        "Secret Manager, which is never written to a disk; unset: none",
     )
     public_key: str | None = Field(
         None,
         min_length=1,
-        description="path or URI of the key that a bundle must be signed with to be trusted; unset: none need be",
+        description="file, URI or secret with the public keys, one PEM block each, that sign what is trusted: bundles "
+        "and the lines of the history; unset: nothing need be signed",
     )
 
 

@@ -40,10 +40,10 @@ class Approval(ApprovalOperator):  # type: ignore[misc]
         if self.wanted != "True":
             return ""
         from mlapp.registry.promoter import APPROVED, read_verdict
-        from mlapp.result import StageResult
+        from mlapp.vetting.intact import intact
         from mlapp.vetting.verdict import headline
 
-        verdict = read_verdict(StageResult.load(self.verdict))
+        verdict = read_verdict(intact(self.verdict))  # a person is shown what the vetting left, or nothing
         if verdict.decision != "promote":
             return ""
         if context["dag_run"].triggering_user_name == UNDER_DAGS_TEST:
@@ -72,7 +72,7 @@ class Approval(ApprovalOperator):  # type: ignore[misc]
 
 def evidence(verdict: Verdict) -> str:
     """What a person needs to decide, in Markdown: how it compares, and every gate."""
-    from mlapp.registry.model_card import points
+    from mlapp.registry.model_card import markdown, points
 
     challenger = verdict.challenger
     lines = [
@@ -81,7 +81,7 @@ def evidence(verdict: Verdict) -> str:
         "",
         "| gate | value | bound | |",
         "|---|---|---|---|",
-        *(f"| {' | '.join(gate.cells)} |" for gate in verdict.gates),
+        *(f"| {markdown(gate.cells[0])} | {' | '.join(gate.cells[1:])} |" for gate in verdict.gates),
     ]
     if verdict.champion and verdict.against_champion:
         gain = verdict.against_champion.difference

@@ -54,7 +54,7 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
         return _unchanged(pointer, verdict.decision)
     if (config.approval or config.answer) and not config.answer.startswith(APPROVED):
         return _unchanged(pointer, f"hold ({config.answer or 'nobody was asked, and promotion.approval is on'})")
-    present = pointer.settle()
+    present = pointer.settle(config.signing)
     champion = manifest_of(config.registry, config.name, present)
     if champion and Manifest.load(champion).model_sha256 == model:
         return _outcome(champion.parent, "already the champion")
@@ -72,7 +72,7 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
     why = "; ".join(filter(None, (vetted.headline, config.answer)))
     manifest = verify(place, config.signing)
     entry = moves.entry(config.by, why, manifest) | {"verdict": vetted.key}
-    pointer.swap(present, manifest.id, entry, moves.signer(config.signing))
+    pointer.swap(present, manifest.id, entry, config.signing)
     return _outcome(place, f"promoted {config.name}/{place.name}")
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import TaskAwaitingInput
-from approval import UNDER_DAGS_TEST, Approval
+from approval import UNDER_DAGS_TEST, Approval, evidence
 from registry import chain
 
+from mlapp.errors import UserError
 from mlapp.registry import promoter
 from mlapp.result import StageResult
 
@@ -101,3 +102,17 @@ def test_without_an_answer_nothing_is_promoted_where_one_is_asked_for(
     config = chain.promote_config(tmp_path, planted_data, vetted, approval=True)
     assert promoter.run(config, tmp_path / "promote").headline.startswith("hold (nobody was asked")
     assert len(promoter.Pointer(str(tmp_path / "registry"), "fashion_mnist").history()) == 1
+
+
+def test_a_verdict_that_was_altered_is_not_put_to_anybody(vetted: chain.Chain, asked: dict[str, Any]) -> None:
+    path = vetted.vetted.local("verdict")
+    path.write_text(path.read_text().replace('"value": 0.9', '"value": 0.99'))
+    with pytest.raises(UserError, match="the vet result cannot be trusted, verdict was altered"):
+        task(vetted).execute(context())
+    assert asked == {}
+
+
+def test_a_class_name_is_no_markup_of_the_question(vetted: chain.Chain) -> None:
+    gate = vetted.verdict.gates[1].model_copy(update={"detail": "<b>a|b</b>\x1b[2K"})
+    body = evidence(vetted.verdict.model_copy(update={"gates": [gate]}))
+    assert r"(\<b\>a\|b\</b\>\\x1b\[2K)" in body
