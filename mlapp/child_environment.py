@@ -1,7 +1,7 @@
 """The environment of every process that a run starts: what its work needs, and no secret that merely stood beside it.
 
-Names are globs. What is not named here reaches no child: Airflow's connections, tokens, passwords. An operator adds
-names with MLAPP_CHILD_ENV, separated by commas: ``MLAPP_CHILD_ENV=LICENCE_FILE,VENDOR_*``.
+Names are globs, upper or lower case alike. What is not named here reaches no child: Airflow's connections, tokens,
+passwords. An operator adds names with MLAPP_CHILD_ENV, separated by commas: ``MLAPP_CHILD_ENV=LICENCE_FILE,VENDOR_*``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ Names = tuple[str, ...]
 EXTENSION = "MLAPP_CHILD_ENV"
 SECRETS_FROM = "MLAPP_TRACKER_FD"  # number of the pipe that hands a stage what only its tracker's process may read
 
-PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 RUN: Names = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TMP", "TEMP", "XDG_*"),
     *("PYTHON*", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*", "MPLCONFIGDIR", "NO_COLOR"),
-    *PROXIES,
-    *(name.upper() for name in PROXIES),
+    *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
     *("SSL_CERT_*", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GRPC_*", EXTENSION),
 )
 COMPUTE: Names = (
@@ -65,7 +63,7 @@ def child_environment(*groups: Names, environ: Mapping[str, str] | None = None) 
     return {
         name: value
         for name, value in environ.items()
-        if (_fits(name, names) and not _fits(name.upper(), withheld)) or _fits(name, more)
+        if (_fits(name, names) and not _fits(name, withheld)) or _fits(name, more)
     }
 
 
@@ -119,4 +117,4 @@ def _is_open(number: int) -> bool:
 
 
 def _fits(name: str, names: Names) -> bool:
-    return any(fnmatchcase(name, each) for each in names)
+    return any(fnmatchcase(name.upper(), each.upper()) for each in names)

@@ -42,8 +42,8 @@ def require_learning(trainer: str, trials: Sequence[Trial], labels: npt.NDArray[
         return
     raise UserError(
         f"{trainer}: the search found nothing: the best of {len(usable)} trials has {_percent(right, images)} "
-        f"of {images} validation images right, and {why}: search other values (tuning.space), train longer (tuning.epochs and the "
-        "trainer's own), or check that images and labels belong together (the data's profile shows some)"
+        f"of {images} validation images right, and {why}: search other values (tuning.space), train longer "
+        "(tuning.epochs and the trainer's own), or check in the data's profile that images and labels belong together"
     )
 
 
