@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +30,22 @@ class Files:
 
 @dataclass(frozen=True)
 class RawData:
-    """Training files, and test files where the source has any."""
+    """Training files, and test files where the source has any.
+
+    Made of pictures, ``pictures`` is how they were read, and ``names`` are their files, relative to the source.
+    """
 
     name: str
     classes: tuple[str, ...]
     origin: str
     parts: dict[Part, Files]
     digest: str
+    pictures: dict[str, Any] | None = None
+    names: dict[Part, list[str]] | None = None
+
+    def image(self, part: Part, number: int) -> str:
+        """How a person finds an image: its file's name, or its place in an IDX file, counted from 0."""
+        return self.names[part][number] if self.names else f"{part} image {number}"
 
 
 @contextmanager
@@ -68,4 +77,13 @@ def _opened(result: StageResult) -> RawData:
         part: Files(*(idx.open_idx(result.local(f"{part}_{kind}")) for kind in ("images", "labels")))
         for part in present
     }
-    return RawData(source["name"], tuple(source["classes"]), source["origin"], parts, result.digest())
+    names = json.loads(result.local("names").read_text(encoding="utf-8")) if "names" in result.artifacts else None
+    return RawData(
+        source["name"],
+        tuple(source["classes"]),
+        source["origin"],
+        parts,
+        result.digest(),
+        source.get("pictures"),
+        names,
+    )
