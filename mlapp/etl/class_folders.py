@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from mlapp import schema
 from mlapp.errors import UserError
+from mlapp.etl.raw_data import Part
 
-Part = Literal["train", "test"]
 EXPECTED = "expected <class>/<picture>, or train/<class>/<picture> with test/<class>/<picture>"
 SYSTEM = {
     ".ds_store",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import os
 from collections import Counter
@@ -15,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlapp import storage, workspaces
 from mlapp.errors import UserError
 from mlapp.etl import class_folders, idx, picture
-from mlapp.etl.class_folders import Part
 from mlapp.etl.leftovers import removed_on_refusal
 from mlapp.etl.picture import Background, PictureError, Recipe
 from mlapp.etl.progress import progress
+from mlapp.etl.raw_data import Part
+from mlapp.etl.report_table import report_table
 from mlapp.etl.unpack import write
 from mlapp.schema import IdxName
 from mlapp.storage import Written
@@ -140,19 +138,10 @@ def _blocks(
 
 def _refusal(bad: dict[Path, str], of: int, folder: Path) -> UserError:
     """All files that cannot be used: the first ten in one line, every one in `BAD_FILES`."""
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(("file", "reason"))
-    rows.writerows((printable(str(path)), printable(reason)) for path, reason in sorted(bad.items()))
-    storage.write_text(folder / BAD_FILES, table.getvalue())
-    place = workspaces.publish(folder / BAD_FILES)
-    first = "; ".join(f"{path} {reason}" for path, reason in sorted(bad.items())[:SHOWN])
+    rows = sorted((str(path), reason) for path, reason in bad.items())
+    place = report_table(folder / BAD_FILES, ("file", "reason"), rows)
+    first = "; ".join(f"{path} {reason}" for path, reason in rows[:SHOWN])
     if len(bad) == 1:
         return UserError(f"{first} (also in {place})")
     more = f"; and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
     return UserError(f"{len(bad):,} of {of:,} files cannot be used, all listed in {place}: {first}{more}")
-
-
-def printable(text: str) -> str:
-    """A name as it can stand in a table: control characters and bytes that are no text are escaped."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -17,6 +17,7 @@ from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.etl import class_folders, debian_package, fashion_mnist, image_folder, picture
 from mlapp.etl.download import MissingFileError, download
+from mlapp.etl.raw_data import Part
 from mlapp.etl.unpack import unpack
 from mlapp.schema import Data, IdxName
 from mlapp.storage import Written
@@ -40,7 +41,7 @@ class Brought(NamedTuple):
     files: dict[IdxName, Written]
     classes: tuple[str, ...] | None = None
     pictures: dict[str, Any] | None = None
-    names: dict[class_folders.Part, list[str]] | None = None
+    names: dict[Part, list[str]] | None = None
 
 
 def known_sources(data: Data) -> list[Source]:
