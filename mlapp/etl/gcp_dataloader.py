@@ -50,7 +50,7 @@ class Extract(Data):
 
 def with_fingerprint(config: Extract) -> Extract:
     """The config with the present fingerprint of the user's source, so that a changed source is extracted again."""
-    found = fingerprint(config.source) if config.source is not None else None
+    found = fingerprint(config.source, config.allow_private_addresses) if config.source is not None else None
     return config.model_copy(update={"fingerprint": found})
 
 

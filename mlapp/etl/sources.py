@@ -150,17 +150,17 @@ def _from_http(url: str, scratch: Path, data: Data) -> UPath:
     folder = scratch / hashlib.sha256(url.encode()).hexdigest()[:12]
     for name in IDX_NAMES:
         addresses = usual_addresses(url, name)
-        if not any(_downloaded(file, folder / file.rpartition("/")[2], data.max_decoded_bytes) for file in addresses):
+        if not any(_downloaded(file, folder / file.rpartition("/")[2], data) for file in addresses):
             log.info("%s has no %s", url, name)
     if not any(folder.glob("*")):
         raise UserError(f"none of the IDX files ({', '.join(IDX_NAMES)}) is at {url}: check the address")
     return storage.at(folder)
 
 
-def _downloaded(url: str, target: Path, max_bytes: int) -> bool:
+def _downloaded(url: str, target: Path, data: Data) -> bool:
     try:
         if not target.exists():
-            download(url, target, max_bytes)
+            download(url, target, data.max_decoded_bytes, data.allow_private_addresses)
     except MissingFileError:
         return False
     return True
