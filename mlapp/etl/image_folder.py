@@ -49,11 +49,13 @@ def to_idx(
     classes: tuple[str, ...] | None,
     max_bytes: int,
     background: Background = "white",
+    origin: str | None = None,
 ) -> Made:
     """Decode every picture under ``root`` to ``size`` × ``size`` into IDX files in ``folder``.
 
     Grey pictures make an (n, size, size) file; if any one has colour, all make (n, size, size, 3). A `UserError` names
-    the files that cannot be used; all of them are listed in `BAD_FILES`, the only file that is then left.
+    the files that cannot be used, under ``origin`` where ``root`` is a copy of that; all of them are listed in
+    `BAD_FILES`, the only file that is then left.
     """
     found = class_folders.find(root, classes)
     bad = dict(found.bad)
@@ -76,7 +78,8 @@ def to_idx(
             labels = bytes(each.label for each in pictures)
             files[labels_stem] = write(folder, labels_stem, idx.Header((len(labels),)), [labels])
         if bad:
-            raise _refusal(bad, len(bad.keys() | {*everything}), folder)
+            named = {f"{origin or root}/{path.relative_to(root).as_posix()}": reason for path, reason in bad.items()}
+            raise _refusal(named, len(bad.keys() | {*everything}), folder)
     pictures_report = {
         "recipe": recipe._asdict(),
         "read": len(everything),
@@ -136,9 +139,9 @@ def _blocks(
             advance(len(chunk))
 
 
-def _refusal(bad: dict[Path, str], of: int, folder: Path) -> UserError:
+def _refusal(bad: dict[str, str], of: int, folder: Path) -> UserError:
     """All files that cannot be used: the first ten in one line, every one in `BAD_FILES`."""
-    rows = sorted((str(path), reason) for path, reason in bad.items())
+    rows = sorted(bad.items())
     place = report_table(folder / BAD_FILES, ("file", "reason"), rows)
     first = "; ".join(f"{path} {reason}" for path, reason in rows[:SHOWN])
     if len(bad) == 1:

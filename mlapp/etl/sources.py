@@ -66,9 +66,11 @@ def bring(folder: UPath, scratch: Path, target: Path, data: Data) -> Brought:
     found = _idx_files(folder)
     if not found:
         _require_class_folders(folder)
-        local = Path(folder.path) if storage.is_local(folder) else _copied(folder, scratch / "images")
+        here = storage.is_local(folder)
+        local = Path(folder.path) if here else _copied(folder, scratch / "images")
         made = image_folder.to_idx(
-            local, target, data.image_size, data.classes, data.max_decoded_bytes, data.background
+            *(local, target, data.image_size, data.classes, data.max_decoded_bytes, data.background),
+            origin=None if here else str(folder),
         )
         return Brought(*made)
     files: dict[IdxName, Written] = {}
