@@ -16,8 +16,9 @@ import urllib3
 
 from mlapp import storage
 from mlapp.errors import UserError
+from mlapp.etl.http_body import body
 from mlapp.etl.progress import progress
-from mlapp.etl.web import Web, body
+from mlapp.etl.web import Web
 
 log = logging.getLogger("mlapp")
 ATTEMPTS = 4

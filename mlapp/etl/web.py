@@ -7,13 +7,12 @@ to, so that a name which changes its address between the check and the connectio
 from __future__ import annotations
 
 import ipaddress
-import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urljoin
 
 import urllib3
@@ -34,8 +33,6 @@ READ_S = 30.0  # without a byte
 WINDOW_S, SLOWEST = 60.0, 1000  # fewer bytes a second over this time are given up
 DEADLINE_S = 4 * 3600.0  # for one file, over all attempts
 TICK_S = 0.2
-BLOCK = 1 << 14
-CHUNK_SIZE, LONGEST_LINE = re.compile(rb"[0-9A-Fa-f]{1,16}"), 1000
 MOST_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -145,42 +142,6 @@ class Web:
                 f"set data.allow_private_addresses=true if it is to be trusted"
             )
         return found
-
-
-def body(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """The body as it is sent, in small blocks, so that a slow server still shows progress.
-
-    urllib3 and http.client read a chunk of size -1 to its end, and urllib3 a size of any length, into memory.
-    """
-    encoding = response.headers.get("Transfer-Encoding", "").strip().lower()
-    if not encoding:
-        yield from response.stream(BLOCK, decode_content=False)
-        return
-    if encoding != "chunked":
-        raise ProtocolError(f"sent with the transfer encoding {encoding[:50]!r}")
-    try:
-        yield from _chunks(response._fp.fp)  # type: ignore[attr-defined]
-    except OSError as error:
-        raise ProtocolError(str(error)) from error
-
-
-def _chunks(stream: BinaryIO) -> Iterator[bytes]:
-    while size := _chunk_size(stream):
-        while size:
-            block = stream.read(min(size, BLOCK))
-            if not block:
-                raise ProtocolError("ended within a chunk")
-            yield block
-            size -= len(block)
-        if stream.read(2) != b"\r\n":
-            raise ProtocolError("a chunk is longer than its size")
-
-
-def _chunk_size(stream: BinaryIO) -> int:
-    line = stream.readline(LONGEST_LINE).partition(b";")[0].strip()
-    if not CHUNK_SIZE.fullmatch(line):
-        raise ProtocolError(f"a chunk has the size {line[:20]!r}")
-    return int(line, 16)
 
 
 class _Watch:
