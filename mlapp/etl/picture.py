@@ -52,8 +52,9 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Pillow warns of pictures that are refused here, which are opened in threads, where no filter can be set for a while.
+# Pillow warns of what is refused or not looked at here, in threads, where no filter can be set for a while.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class Recipe(NamedTuple):
