@@ -117,6 +117,14 @@ class Data(Section):
         4 * 2**30, ge=2**10, description="refuse a source file that is larger than so many bytes once decompressed"
     )
     image_size: int = Field(28, ge=8, le=512, description="pixels a side that images from class folders are resized to")
+    background: Literal["white", "black"] = Field(
+        "white", description="what shows where pictures from class folders are transparent: white or black"
+    )
+    allow_private_addresses: bool = Field(
+        False,
+        description="follow an http(s) source's redirects to loopback, private and link-local addresses too; the "
+        "address of data.source itself may always be private, but link-local only with this",
+    )
 
 
 class Quality(Section):

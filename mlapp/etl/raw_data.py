@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,17 +35,27 @@ class Description(BaseModel):
     name: str
     classes: tuple[str, ...]
     origin: str
+    pictures: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class RawData:
-    """Training files, and test files where the source has any."""
+    """Training files, and test files where the source has any.
+
+    Made of pictures, ``pictures`` is how they were read, and ``names`` are their files, relative to the source.
+    """
 
     name: str
     classes: tuple[str, ...]
     origin: str
     parts: dict[Part, Files]
     digest: str
+    pictures: dict[str, Any] | None = None
+    names: dict[Part, list[str]] | None = None
+
+    def image(self, part: Part, number: int) -> str:
+        """How a person finds an image: its file's name, or its place in an IDX file, counted from 0."""
+        return self.names[part][number] if self.names else f"{part} image {number}"
 
 
 @contextmanager
@@ -77,7 +87,8 @@ def _opened(result: StageResult) -> RawData:
         part: Files(*(idx.open_idx(_path(result, f"{part}_{kind}")) for kind in ("images", "labels")))
         for part in present
     }
-    return RawData(source.name, source.classes, source.origin, parts, result.digest())
+    names = result.content("names", dict[Part, list[str]]) if "names" in result.artifacts else None
+    return RawData(source.name, source.classes, source.origin, parts, result.digest(), source.pictures, names)
 
 
 def _path(result: StageResult, name: str) -> Path:
