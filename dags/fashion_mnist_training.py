@@ -103,9 +103,8 @@ def fashion_mnist_training() -> None:
         results=[raw, report, data, *searches, *models],
         by=BY,
     )
-    announced = task(task_id="announce", outlets=[MODEL])(announce_model)(data, promoted)
+    task(task_id="announce", outlets=[MODEL])(announce_model)(data, promoted)
     summary = stages.summary([raw, report, data, *searches, *models, challenger, verdict, promoted])
-    announced >> summary
     registered = stages.optional(
         "register", "mlapp.registry.vertex_registry", "registration.model_registry", promoted=promoted
     )

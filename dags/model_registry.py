@@ -10,7 +10,7 @@ What there is: `python -m mlapp.registry list`.
 
 from airflow.sdk import Param, dag, task
 from registry_moves import move
-from stage_wiring import BY, COMMON, MINUTES
+from stage_wiring import BY, COMMON, MINUTES, SETTINGS
 from trigger_form import show_form, trigger_form
 
 WHAT = {
@@ -39,7 +39,7 @@ WHAT = {
 )
 def model_registry() -> None:
     """Move."""
-    task(task_id="move")(move)("{{ params | tojson }}", BY)
+    task(task_id="move")(move)(SETTINGS, BY)
 
 
 show_form(model_registry(), {**WHAT, **trigger_form("storage", "promotion", "signing")})

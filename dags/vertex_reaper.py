@@ -19,7 +19,7 @@ import os
 from datetime import timedelta
 
 from airflow.sdk import dag, task
-from stage_wiring import COMMON, MINUTES
+from stage_wiring import COMMON, MINUTES, SETTINGS
 from trigger_form import show_form, trigger_form
 from vertex_orphans import reap
 
@@ -36,7 +36,7 @@ from vertex_orphans import reap
 )
 def reaper() -> None:
     """Reap."""
-    task(task_id="reap")(reap)("{{ params | tojson }}")
+    task(task_id="reap")(reap)(SETTINGS)
 
 
 show_form(reaper(), trigger_form("cloud", "placement", "storage"))

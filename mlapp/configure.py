@@ -110,6 +110,25 @@ def data_settings(uri: str) -> dict[str, Any]:
         ) from error
 
 
+def within(uri: str, folder: str) -> bool:
+    """Whether a URI lies below a folder."""
+    return str(storage.at(uri)).startswith(str(storage.at(folder)).rstrip("/") + "/")
+
+
+def checked_origin(arguments: argparse.Namespace, conf: Mapping[str, Any]) -> str:
+    """The URI of the earlier run's configuration, if it lies where runs are kept.
+
+    It can come from an asset event, which says what its author likes: another place's file must set nothing here.
+    """
+    experiments = resolve(arguments.preset, conf).storage.experiments
+    if not within(arguments.data_of, experiments):
+        raise UserError(
+            f"{arguments.data_of} is not in {experiments}, where the runs of these settings are kept: "
+            "set storage.experiments to that run's, or start the training by hand"
+        )
+    return str(arguments.data_of)
+
+
 def run_folder(config: Config, run: str, day: str) -> str:
     """URI of the folder that keeps what a run was and what came of it."""
     return str(storage.at(config.storage.experiments) / (config.tracking.group or folder_name(run, day)))
@@ -142,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     try:
         conf = read_conf(arguments.conf)
-        data = data_settings(arguments.data_of) if arguments.data_of else None
+        data = data_settings(checked_origin(arguments, conf)) if arguments.data_of else None
         now = datetime.now(UTC)
         run, day = arguments.run or f"by-hand-{now:%H%M%S}", arguments.day or f"{now:%Y-%m-%d}"
         folder = run_folder(resolve(arguments.preset, conf, data), run, day)

@@ -39,8 +39,9 @@ class Approval(ApprovalOperator):  # type: ignore[misc]
         """Ask, unless there is nothing to ask or nobody to be asked."""
         if self.wanted != "True":
             return ""
-        from mlapp.registry.promoter import APPROVED, read_verdict
         from mlapp.vetting.intact import intact
+
+        from mlapp.registry.promoter import APPROVED, read_verdict
         from mlapp.vetting.verdict import headline
 
         verdict = read_verdict(intact(self.verdict))  # a person is shown what the vetting left, or nothing

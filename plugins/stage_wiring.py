@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from airflow.sdk import XComArg, task
-from stage_operator import StageOperator
+from stage_operator import NO_SECOND_TRY, BadInput, StageOperator
 from training_assets import config_of_data
 
 from mlapp.configure import read_setting
@@ -19,6 +20,25 @@ RUN = {"run": "{{ run_id }}"}
 # Whom the registry's history names for a move of the pointer.
 STARTED_BY = "{{ ', started by ' ~ dag_run.triggering_user_name if dag_run.triggering_user_name else '' }}"
 BY = f"{{{{ dag_run.dag_id }}}} {{{{ run_id }}}}{STARTED_BY}"
+SETTINGS = "{{ settings_of(params, dag_run) }}"
+
+
+def settings_of(params: Mapping[str, Any], dag_run: Any) -> str:
+    """What a run was given, as JSON: its form's values, with those of its conf in their place.
+
+    An Airflow with ``dag_run_conf_overrides_params=False`` leaves the conf out of ``params``, and the run would go on
+    with other settings than those it was asked for: that is refused.
+    """
+    conf = dag_run.conf or {}
+    ignored = [name for name, value in conf.items() if name not in params or params[name] != value]
+    if ignored:
+        raise BadInput(
+            f"error: Airflow does not hand on the run's conf ({', '.join(sorted(ignored)[:10])}): set [core] "
+            "dag_run_conf_overrides_params = True, and trigger the run again"
+        )
+    return json.dumps(dict(params))
+
+
 # What every DAG of the project has in common.
 COMMON: dict[str, Any] = {
     "start_date": datetime(2026, 1, 1),
@@ -29,8 +49,14 @@ COMMON: dict[str, Any] = {
         "retries": 1,
         "retry_delay": timedelta(seconds=30),
         "execution_timeout": MINUTES,
+        "retry_policy": NO_SECOND_TRY,
     },
-    "user_defined_macros": {"setting": read_setting, "config_of_data": config_of_data, "folder_of": folder},
+    "user_defined_macros": {
+        "setting": read_setting,
+        "config_of_data": config_of_data,
+        "folder_of": folder,
+        "settings_of": settings_of,
+    },
 }
 
 
@@ -55,7 +81,7 @@ class Stages:
     """
 
     def __init__(self, **arguments: Any) -> None:
-        arguments |= {"conf": "{{ params | tojson }}", "day": "{{ dag_run.run_after | ds }}", **RUN}
+        arguments |= {"conf": SETTINGS, "day": "{{ dag_run.run_after | ds }}", **RUN}
         configure = StageOperator(task_id="configure", module="mlapp.configure", arguments=arguments)
         self.config: XComArg = configure.output
         image = StageOperator(

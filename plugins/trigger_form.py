@@ -18,17 +18,17 @@ SHOWN = {
 SWITCH = {"examples": ["true", "false"], "pattern": "^(true|false)$"}
 
 
-def trigger_form(*sections: str) -> dict[str, Param]:
+def trigger_form(*sections: str, preset: str = "the settings to start from") -> dict[str, Param]:
     """One Param for each setting of these sections, or of all; left empty, the preset decides.
 
-    A Param is named as a run's conf names the setting, ``training.epochs``.
+    A Param is named as a run's conf names the setting, ``training.epochs``. ``preset`` describes the first field.
+    Preset and deployment may be files, so their names are proposals; configure refuses others.
     """
-    form = {"preset": Param(DEFAULT_PRESET, enum=preset_names(), description="the settings to start from")}
+    form = {"preset": Param(DEFAULT_PRESET, type="string", examples=preset_names(), description=preset)}
     form["deployment"] = Param(
         None,
         type=["string", "null"],
-        enum=[*preset_names(DEPLOYMENTS), None],
-        values_display={"null": "as the environment says"},
+        examples=preset_names(DEPLOYMENTS),
         description="where it runs and what that needs; empty: as the environment says, else on this machine",
     )
     for name in sections or Config.model_fields:
