@@ -15,7 +15,7 @@ It is switched off until you switch it on; where all stages run on the worker th
 from datetime import timedelta
 
 from airflow.sdk import dag, task
-from stage_wiring import COMMON, MINUTES
+from stage_wiring import COMMON, MINUTES, access_to
 from trigger_form import show_form, trigger_form
 from vertex_orphans import reap
 
@@ -28,6 +28,7 @@ from vertex_orphans import reap
     is_paused_upon_creation=True,
     dagrun_timeout=MINUTES,
     tags=["maintenance"],
+    access_control=access_to("vertex_reaper"),
     **COMMON,
 )
 def reaper() -> None:

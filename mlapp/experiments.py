@@ -11,8 +11,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from mlapp import config as configuration
-from mlapp import run_comparison, run_history, run_pages, storage
+from mlapp import pins, run_comparison, run_history, run_pages, storage
 from mlapp.errors import UserError
 from mlapp.run_history import Run
 
@@ -24,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
-        area = arguments.experiments or configuration.load().storage.experiments
+        area = arguments.experiments or pins.load().storage.experiments
         with storage.explained():
             runs = run_history.read_all(area)
         chosen = [run_history.find(runs, name, area) for name in getattr(arguments, "run", [])]

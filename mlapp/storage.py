@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,12 +21,14 @@ from typing import NamedTuple
 
 from upath import UPath
 
-from mlapp import gcs
+from mlapp import address, gcs
 from mlapp.errors import UserError
 
 CHUNK = 1 << 20
 DRAFT = ".draft"
 NOTED = "sha256"
+IN_MEMORY = "memory"  # files of this process alone; no setting may name one
+MOST_BYTES = 1 << 20  # of a file that a person writes: a preset, a policy, a key
 
 
 class Written(NamedTuple):
@@ -37,6 +40,8 @@ class Written(NamedTuple):
 
 def at(uri: str | os.PathLike[str]) -> UPath:
     """The path behind a URI; a local one is made absolute, so that it means the same in every process."""
+    if wrong := address.fault(str(uri), (*address.FILES, IN_MEMORY)):
+        raise UserError(wrong)
     gcs.check(str(uri))
     path = UPath(uri)
     if is_local(path):
@@ -47,6 +52,11 @@ def at(uri: str | os.PathLike[str]) -> UPath:
 def is_local(path: UPath) -> bool:
     """Whether the path is on this machine's own file system."""
     return path.protocol in ("", "file", "local")
+
+
+def is_link(path: UPath) -> bool:
+    """Whether the path is a symbolic link on this machine, be it to nothing."""
+    return is_local(path) and os.path.islink(path.path)
 
 
 def in_gcs(path: UPath) -> bool:
@@ -154,6 +164,40 @@ def remove(path: UPath) -> None:
 def read_text(path: UPath) -> str:
     """The text of a file, in UTF-8, in one request."""
     return str(path.fs.cat_file(path.path).decode("utf-8"))
+
+
+def read_small(path: UPath, most: int = MOST_BYTES) -> str:
+    """The text of a file that a person wrote, read no further than a person would write.
+
+    A `UserError` for a folder, a device, a pipe, a link to nothing or an overlong file; a ValueError for what is no
+    UTF-8.
+    """
+    try:
+        content = (_read_local if is_local(path) else _read_remote)(path, most)
+    except FileNotFoundError as error:
+        raise missing(path, f"there is no file {path}: give the path or URI of one that exists") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder: give a file") from error
+    if len(content) > most:
+        raise UserError(f"{path} has more than {most:,} bytes: give a smaller file")
+    return str(content.decode("utf-8"))
+
+
+def _read_local(path: UPath, most: int) -> bytes:
+    """The first bytes of a regular file; opened without waiting, so that a pipe without a writer holds up nothing."""
+    handle = os.open(path.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise UserError(f"{path} is not a regular file: give a file that holds text")
+        return stream.read(most + 1)
+
+
+def _read_remote(path: UPath, most: int) -> bytes:
+    """The content of an object, unless it is larger than ``most``; then as much of nothing, to be refused."""
+    found = path.fs.info(path.path)
+    if found["type"] == "directory":
+        raise IsADirectoryError(str(path))
+    return bytes(most + 1) if found["size"] > most else bytes(path.fs.cat_file(path.path))
 
 
 def fetch(path: UPath, digest: str | None = None) -> Path:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from airflow.sdk import XComArg, task
+from pydantic import TypeAdapter
 from stage_operator import StageOperator
 from training_assets import config_of_data
 
+from mlapp import plain
 from mlapp.configure import read_setting
+from mlapp.errors import UserError
 
 MINUTES = timedelta(minutes=30)
 HOURS = timedelta(hours=8)
@@ -18,6 +22,8 @@ RUN = {"run": "{{ run_id }}"}
 # Whom the registry's history names for a move of the pointer.
 STARTED_BY = "{{ ', started by ' ~ dag_run.triggering_user_name if dag_run.triggering_user_name else '' }}"
 BY = f"{{{{ dag_run.dag_id }}}} {{{{ run_id }}}}{STARTED_BY}"
+ROLES = "MLAPP_ROLES"
+Roles = TypeAdapter(dict[str, dict[str, dict[str, list[str]]]])
 # What every DAG of the project has in common.
 COMMON: dict[str, Any] = {
     "start_date": datetime(2026, 1, 1),
@@ -31,6 +37,22 @@ COMMON: dict[str, Any] = {
     },
     "user_defined_macros": {"setting": read_setting, "config_of_data": config_of_data},
 }
+
+
+def access_to(dag_id: str) -> dict[str, dict[str, list[str]]] | None:
+    """Who may do what with a DAG, as its ``access_control``: what MLAPP_ROLES says of it, in JSON.
+
+    ``{"model_registry": {"releasers": {"DAGs": ["can_read", "can_edit"], "DAG Runs": ["can_create"]}}}``, in the words
+    of the auth manager that knows roles. The simple one has none, and takes no notice.
+    """
+    try:
+        roles = plain.from_json(os.environ.get(ROLES) or "{}")
+        return Roles.validate_python(roles).get(dag_id)
+    except ValueError as error:
+        told = " ".join(str(error).split())[:200]
+        raise UserError(
+            f'{ROLES} in the environment is not of the form {{"DAG": {{"ROLE": {{"DAGs": ["can_read"]}}}}}} ({told})'
+        ) from error
 
 
 def setting_of(name: str) -> str:
@@ -54,6 +76,7 @@ class Stages:
 
     def __init__(self, **arguments: Any) -> None:
         arguments |= {"conf": "{{ params | tojson }}", "day": "{{ dag_run.run_after | ds }}", **RUN}
+        arguments["dag"] = "{{ dag.dag_id }}"
         configure = StageOperator(task_id="configure", module="mlapp.configure", arguments=arguments)
         self.config: XComArg = configure.output
         image = StageOperator(

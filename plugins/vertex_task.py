@@ -13,8 +13,7 @@ from vertex_errand import Errand, TaskKey
 from vertex_errors import explain
 from vertex_ladder import Fallback, Ladder, NoRoomError, Waiting
 
-from mlapp import config as configuration
-from mlapp import storage
+from mlapp import pins, storage
 from mlapp.errors import UserError
 from mlapp.result import StageResult
 from mlapp.schema import Config
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 
 def settings_of(uri: str) -> Config:
     """The run's resolved settings."""
-    content = json.loads(storage.at(uri).read_text(encoding="utf-8"))
-    return configuration.validate(Config, content, {uri: content})
+    return pins.read(uri)
 
 
 @contextmanager

@@ -13,8 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlapp import config as configuration
-from mlapp import storage
+from mlapp import pins, storage
 from mlapp.errors import UserError
 from mlapp.registry import catalogue, moves, signature
 from mlapp.registry.bundle import MANIFEST, verify
@@ -27,9 +26,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
-        settings = configuration.load()
-        arguments.registry = arguments.registry or settings.storage.registry
-        arguments.name = _name(arguments.name or settings.promotion.name)
+        settings = pins.load()
+        registry, name = settings.storage.registry, settings.model_name
+        arguments.registry = pins.hold_value("storage.registry", arguments.registry or registry, registry)
+        arguments.name = _name(pins.hold_value("promotion.name", arguments.name or name, name))
         arguments.keys = settings.signing
         with storage.explained():
             told = arguments.command(arguments)
