@@ -24,7 +24,7 @@ no training starts.
 import os
 
 from airflow.sdk import dag, task
-from stage_wiring import COMMON, HOURS, Stages
+from stage_wiring import COMMON, HOURS, Stages, access_to
 from training_assets import DATA, announce_data
 from trigger_form import show_form, trigger_form
 
@@ -37,6 +37,7 @@ from trigger_form import show_form, trigger_form
     is_paused_upon_creation=False,
     dagrun_timeout=HOURS,
     tags=["data", "fashion-mnist"],
+    access_control=access_to("fashion_mnist_data"),
     **COMMON,
 )
 def fashion_mnist_data() -> None:

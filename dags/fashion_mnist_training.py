@@ -29,7 +29,7 @@ from datetime import timedelta
 
 from airflow.sdk import dag, task
 from approval import Approval
-from stage_wiring import BY, COMMON, HOURS, RUN_FOLDER, Stages, asked, setting_of
+from stage_wiring import BY, COMMON, HOURS, RUN_FOLDER, Stages, access_to, asked, setting_of
 from training_assets import DATA, MODEL, announce_model, as_announced, is_news
 from trigger_form import show_form, trigger_form
 
@@ -41,6 +41,7 @@ from trigger_form import show_form, trigger_form
     schedule=[DATA],
     dagrun_timeout=timedelta(days=5),  # of which a person may take three to approve
     tags=["training", "fashion-mnist"],
+    access_control=access_to("fashion_mnist_training"),
     **COMMON,
 )
 def fashion_mnist_training() -> None:
@@ -88,6 +89,7 @@ def fashion_mnist_training() -> None:
     )
     answer = Approval(
         task_id="approve",
+        config=stages.config,
         verdict=verdict,
         wanted=asked(setting_of("promotion.approval")),
         hours=asked(setting_of("promotion.approval_hours")),

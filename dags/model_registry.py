@@ -10,7 +10,7 @@ What there is: `python -m mlapp.registry list`.
 
 from airflow.sdk import Param, dag, task
 from registry_moves import move
-from stage_wiring import BY, COMMON, MINUTES, SETTINGS
+from stage_wiring import BY, COMMON, MINUTES, SETTINGS, access_to
 from trigger_form import show_form, trigger_form
 
 WHAT = {
@@ -35,6 +35,7 @@ WHAT = {
     schedule=None,
     dagrun_timeout=MINUTES,
     tags=["maintenance"],
+    access_control=access_to("model_registry"),
     **COMMON,
 )
 def model_registry() -> None:

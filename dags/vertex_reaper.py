@@ -19,7 +19,7 @@ import os
 from datetime import timedelta
 
 from airflow.sdk import dag, task
-from stage_wiring import COMMON, MINUTES, SETTINGS
+from stage_wiring import COMMON, MINUTES, SETTINGS, access_to
 from trigger_form import show_form, trigger_form
 from vertex_orphans import reap
 
@@ -32,6 +32,7 @@ from vertex_orphans import reap
     is_paused_upon_creation="COMPOSER_ENVIRONMENT" not in os.environ,
     dagrun_timeout=MINUTES,
     tags=["maintenance"],
+    access_control=access_to("vertex_reaper"),
     **COMMON,
 )
 def reaper() -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent
 IRRELEVANT = {
     "mlapp",
     *("mlapp.config", "mlapp.schema", "mlapp.search_space", "mlapp.tuned", "mlapp.tracking"),
-    *("mlapp.command_line", "mlapp.code_version", "mlapp.errors", "mlapp.cluster"),
+    *("mlapp.command_line", "mlapp.pins", "mlapp.address", "mlapp.code_version", "mlapp.errors", "mlapp.cluster"),
     *("mlapp.storage", "mlapp.gcs", "mlapp.workspaces", "mlapp.plain"),
 }
 LOGGERS = {"log", "logger", "logging"}

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from mlapp import config as configuration
-from mlapp import ended, ledger, plain, storage, tracking
+from mlapp import ended, ledger, pins, storage, tracking
 from mlapp.errors import Dismissed, Terminated, TryAgainError, UserError, raise_terminated
 from mlapp.result import StageResult
 from mlapp.schema import Config
@@ -24,6 +24,8 @@ from mlapp.trackers import installed
 from mlapp.tracking import tracked_by
 
 log = logging.getLogger("mlapp")
+# Flags of stages that say the same as a setting, which is what they are where they are not given.
+SETTING_OF = {"registry": "storage.registry", "name": "promotion.name"}
 OF_EVERY_STAGE = {"storage", "tracking"}
 
 
@@ -85,7 +87,7 @@ def settle(stage: Stage[Any], arguments: argparse.Namespace) -> Config:
         raise UserError(
             f"{stage.name} takes no overrides but those of storage and tracking, not {', '.join(overrides)}"
         )
-    return _resolved(arguments, overrides) if arguments.config else configuration.load(arguments.preset, overrides)
+    return pins.read(arguments.config, overrides) if arguments.config else pins.load(arguments.preset, overrides)
 
 
 def prepare(stage: Stage[Any], arguments: argparse.Namespace, settings: Config | None = None) -> tuple[Section, str]:
@@ -94,6 +96,9 @@ def prepare(stage: Stage[Any], arguments: argparse.Namespace, settings: Config |
     section = getattr(resolved, stage.section).model_dump() if stage.section else {}
     embedded = {name: getattr(resolved, name) for name in _embedded_sections(stage)}
     own = {name: getattr(arguments, name) for name in _own_fields(stage) if getattr(arguments, name) is not None}
+    for name in SETTING_OF.keys() & _own_fields(stage).keys():
+        theirs = pins.value_of(resolved, SETTING_OF[name])
+        own[name] = pins.hold_value(SETTING_OF[name], own[name], theirs) if name in own else theirs
     for name, field in _own_fields(stage).items():
         if field.is_required() and name not in own:
             raise UserError(f"--{name.replace('_', '-')} is missing: give the {field.description}")
@@ -132,20 +137,6 @@ def build_parser(stage: Stage[Any]) -> argparse.ArgumentParser:
     parser.add_argument("--ended-to", metavar="URI", help="also write exit code, result's URI and reason there (JSON)")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="overrides of the configuration")
     return parser
-
-
-def _resolved(arguments: argparse.Namespace, overrides: dict[str, Any]) -> Config:
-    path = storage.at(arguments.config)
-    try:
-        content = plain.from_json(storage.read_referenced(arguments.config)[0])
-    except FileNotFoundError as error:
-        raise storage.missing(path, f"no configuration at {path}: give the URI of a resolved config.json") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a configuration: give the URI of a resolved config.json")
-    merged = configuration.merge(content, overrides)
-    return configuration.validate(Config, merged, {str(path): content, "the overrides": overrides})
 
 
 def _own_fields(stage: Stage[Any]) -> dict[str, FieldInfo]:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
-from mlapp import plain
+from mlapp import address, plain
 from mlapp.errors import UserError
 from mlapp.schema import Config
 
@@ -50,12 +50,19 @@ def layers(
 ) -> dict[str, dict[str, Any]]:
     """What each layer above the defaults sets, by the layer's name, the lowest first."""
     environ = os.environ if environ is None else environ
-    chosen = deployment or environ.get(DEPLOYMENT)
     return {
         f"preset {preset}": read_preset(preset),
+        **operators_layers(environ, deployment),
+        OVERRIDES: nest(overrides or {}),
+    }
+
+
+def operators_layers(environ: Mapping[str, str], deployment: str | None = None) -> dict[str, dict[str, Any]]:
+    """What the environment sets, and below it the deployment: that of a run, else the one the environment names."""
+    chosen = deployment or environ.get(DEPLOYMENT)
+    return {
         **({f"deployment {chosen}": read_preset(chosen, "deployment", DEPLOYMENTS)} if chosen else {}),
         ENVIRONMENT: _from_environment(environ),
-        OVERRIDES: nest(overrides or {}),
     }
 
 
@@ -82,10 +89,15 @@ def read_preset(preset: str, kind: str = "preset", folder: Path = PRESETS) -> di
     by_path = preset.endswith((".yaml", ".yml"))
     path = Path(preset) if by_path else folder / f"{preset}.yaml"
     names = preset_names(folder)
-    if not (path.is_file() if by_path else preset in names):
+    if by_path and (wrong := address.fault(preset, address.LOCAL)):
+        raise UserError(f"{kind}: {wrong}")
+    if not (path.exists() or path.is_symlink() if by_path else preset in names):
         raise UserError(f"no {kind} {preset!r}: choose one of {', '.join(names)}, or give a .yaml file")
+    from mlapp import storage  # not above: the DAGs import this module, and that one takes its time
+
     try:
-        content = plain.from_yaml(path.read_text(encoding="utf-8")) or {}
+        with storage.explained():
+            content = plain.from_yaml(storage.read_small(storage.at(path))) or {}
     except ValueError as error:
         raise UserError(f"{kind} {path} is not YAML: {error}") from error
     if not isinstance(content, dict):

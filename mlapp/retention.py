@@ -15,8 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from upath import UPath
 
-from mlapp import config as configuration
-from mlapp import run_history, storage
+from mlapp import pins, run_history, storage
 from mlapp.errors import UserError
 from mlapp.registry import catalogue, files
 from mlapp.registry.bundle import MANIFEST, Manifest
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     try:
         with storage.explained():
-            areas = configuration.load().storage
+            areas = pins.load().storage
             found = old(areas, datetime.now(UTC) - timedelta(days=arguments.older_than))
             for each in found if arguments.yes else []:
                 remove(each)

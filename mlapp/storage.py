@@ -21,13 +21,15 @@ from typing import NamedTuple
 
 from upath import UPath
 
-from mlapp import gcs, reference
+from mlapp import address, gcs, reference
 from mlapp.errors import TryAgainError, UserError
 
 CHUNK = 1 << 20
 DRAFT = ".draft"
 NOTED = "sha256"
-LARGEST_TEXT = 64 << 20  # of a result, a configuration or another small file that is read whole
+LARGEST_TEXT = 64 << 20  # of a result, a configuration or another file that a stage wrote and that is read whole
+IN_MEMORY = "memory"  # files of this process alone; no setting may name one
+MOST_BYTES = 1 << 20  # of a file that a person writes: a preset, a policy, a key
 
 
 class Written(NamedTuple):
@@ -43,6 +45,8 @@ def at(uri: str | os.PathLike[str]) -> UPath:
     Of a reference (`mlapp.reference`) it is where the file lies: what is in it is not verified here.
     """
     uri = reference.parse(uri).uri
+    if wrong := address.fault(uri, (*address.FILES, IN_MEMORY)):
+        raise UserError(wrong)
     gcs.check(uri)
     path = UPath(uri)
     if is_local(path):
@@ -53,6 +57,11 @@ def at(uri: str | os.PathLike[str]) -> UPath:
 def is_local(path: UPath) -> bool:
     """Whether the path is on this machine's own file system."""
     return path.protocol in ("", "file", "local")
+
+
+def is_link(path: UPath) -> bool:
+    """Whether the path is a symbolic link on this machine, be it to nothing."""
+    return is_local(path) and os.path.islink(path.path)
 
 
 def in_gcs(path: UPath) -> bool:
@@ -188,6 +197,40 @@ def read_referenced(given: str) -> tuple[str, str]:
 def absolute(given: str) -> str:
     """A reference or plain URI that means the same in every process."""
     return str(reference.Reference(str(at(given)), reference.parse(given).sha256))
+
+
+def read_small(path: UPath, most: int = MOST_BYTES) -> str:
+    """The text of a file that a person wrote, read no further than a person would write.
+
+    A `UserError` for a folder, a device, a pipe, a link to nothing or an overlong file; a ValueError for what is no
+    UTF-8.
+    """
+    try:
+        content = (_read_local if is_local(path) else _read_remote)(path, most)
+    except FileNotFoundError as error:
+        raise missing(path, f"there is no file {path}: give the path or URI of one that exists") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder: give a file") from error
+    if len(content) > most:
+        raise UserError(f"{path} has more than {most:,} bytes: give a smaller file")
+    return str(content.decode("utf-8"))
+
+
+def _read_local(path: UPath, most: int) -> bytes:
+    """The first bytes of a regular file; opened without waiting, so that a pipe without a writer holds up nothing."""
+    handle = os.open(path.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise UserError(f"{path} is not a regular file: give a file that holds text")
+        return stream.read(most + 1)
+
+
+def _read_remote(path: UPath, most: int) -> bytes:
+    """The content of an object, unless it is larger than ``most``; then as much of nothing, to be refused."""
+    found = path.fs.info(path.path)
+    if found["type"] == "directory":
+        raise IsADirectoryError(str(path))
+    return bytes(most + 1) if found["size"] > most else bytes(path.fs.cat_file(path.path))
 
 
 def fetch(path: UPath, digest: str | None = None) -> Path:

@@ -31,7 +31,7 @@ def move(conf: str, by: str) -> str:
     try:
         settings = resolve(DEFAULT_PRESET, given)
         with storage.explained():
-            registry, name, keys = settings.storage.registry, settings.promotion.name, settings.signing
+            registry, name, keys = settings.storage.registry, settings.model_name, settings.signing
             former, new = rollback(registry, name, bundle, by=by, why=str(why or ""), request=by, keys=keys)
     except UserError as error:
         raise BadInput(str(error)) from error

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from airflow.sdk import XComArg, task
+from pydantic import TypeAdapter
 from stage_operator import NO_SECOND_TRY, BadInput, StageOperator
 from training_assets import config_of_data
 
+from mlapp import plain
 from mlapp.configure import read_setting
+from mlapp.errors import UserError
 from mlapp.reference import folder
 
 MINUTES = timedelta(minutes=30)
@@ -21,6 +25,8 @@ RUN = {"run": "{{ run_id }}"}
 STARTED_BY = "{{ ', started by ' ~ dag_run.triggering_user_name if dag_run.triggering_user_name else '' }}"
 BY = f"{{{{ dag_run.dag_id }}}} {{{{ run_id }}}}{STARTED_BY}"
 SETTINGS = "{{ settings_of(params, dag_run) }}"
+ROLES = "MLAPP_ROLES"
+Roles = TypeAdapter(dict[str, dict[str, dict[str, list[str]]]])
 
 
 def settings_of(params: Mapping[str, Any], dag_run: Any) -> str:
@@ -60,6 +66,22 @@ COMMON: dict[str, Any] = {
 }
 
 
+def access_to(dag_id: str) -> dict[str, dict[str, list[str]]] | None:
+    """Who may do what with a DAG, as its ``access_control``: what MLAPP_ROLES says of it, in JSON.
+
+    ``{"model_registry": {"releasers": {"DAGs": ["can_read", "can_edit"], "DAG Runs": ["can_create"]}}}``, in the words
+    of the auth manager that knows roles. The simple one has none, and takes no notice.
+    """
+    try:
+        roles = plain.from_json(os.environ.get(ROLES) or "{}")
+        return Roles.validate_python(roles).get(dag_id)
+    except ValueError as error:
+        told = " ".join(str(error).split())[:200]
+        raise UserError(
+            f'{ROLES} in the environment is not of the form {{"DAG": {{"ROLE": {{"DAGs": ["can_read"]}}}}}} ({told})'
+        ) from error
+
+
 def setting_of(name: str) -> str:
     """The Jinja expression for one of the run's settings."""
     return f"setting(ti.xcom_pull('configure'), '{name}')"
@@ -82,6 +104,7 @@ class Stages:
 
     def __init__(self, **arguments: Any) -> None:
         arguments |= {"conf": SETTINGS, "day": "{{ dag_run.run_after | ds }}", **RUN}
+        arguments["dag"] = "{{ dag.dag_id }}"
         configure = StageOperator(task_id="configure", module="mlapp.configure", arguments=arguments)
         self.config: XComArg = configure.output
         image = StageOperator(

@@ -14,8 +14,7 @@ from vertex_errors import explain
 from vertex_ladder import Ladder, NoRoomError
 from vertex_steps import Fallback, Waiting, unseen
 
-from mlapp import config as configuration
-from mlapp import plain, reference, storage
+from mlapp import pins, reference, storage
 from mlapp.cloud_errors import could_not_look
 from mlapp.errors import UserError
 from mlapp.result import StageResult
@@ -39,8 +38,7 @@ class Image(BaseModel):
 
 def settings_of(uri: str) -> Config:
     """The run's resolved settings."""
-    content = plain.from_json(storage.read_referenced(uri)[0])
-    return configuration.validate(Config, content, {uri: content})
+    return pins.read(uri)
 
 
 @contextmanager

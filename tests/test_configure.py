@@ -65,11 +65,12 @@ def test_what_differs_from_the_defaults_is_told_by_its_origin(tmp_path, monkeypa
     monkeypatch.setenv("MLAPP_TRAINING__PATIENCE", "4")
     preset = tmp_path / "mine.yaml"
     preset.write_text(f"training: {{epochs: 3, batch_size: {Config().training.batch_size}}}\n")
-    _, kept = configure(str(preset), {"data.name": "parts"}, str(tmp_path / "config.json"), group="g")
+    conf = {"data.name": "parts", "data.source": "/data/parts"}
+    _, kept = configure(str(preset), conf, str(tmp_path / "config.json"), group="g")
     assert origins.summary(kept).splitlines() == [
         f"preset {preset}: training.epochs=3",
         "environment: training.patience=4",
-        "override: data.name=parts",
+        "override: data.name=parts  data.source=/data/parts",
     ]
 
 
@@ -106,11 +107,9 @@ def test_a_file_in_the_way_is_told_in_one_line(tmp_path):
 
 
 def test_a_runs_folder_is_dated_and_safe_as_a_name():
-    config = load("smoke", {"storage.experiments": "memory://e"})
+    config = load("smoke", {"storage.experiments": "/e"})
     run = "manual__2026-01-01T00:00:00+00:00/../x y"
-    assert (
-        run_folder(config, run, "2026-01-01") == "memory://e/2026-01-01-manual-2026-01-01T00-00-00-00-00-x-y-f82e012a"
-    )
+    assert run_folder(config, run, "2026-01-01") == "/e/2026-01-01-manual-2026-01-01T00-00-00-00-00-x-y-f82e012a"
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3", '"x"', "null", ""])
@@ -197,10 +196,10 @@ def test_what_is_no_configuration_of_data_is_told(tmp_path: Path, capsys: pytest
 def test_a_deployment_stands_between_preset_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a deployment, its settings go over the preset, under the environment, and are told as its own."""
     deployment = tmp_path / "ours.yaml"
-    deployment.write_text("training: {epochs: 5, batch_size: 64}\nplacement: {runner: vertex}\n")
+    deployment.write_text("training: {epochs: 5, batch_size: 64}\nplacement: {poll_seconds: 7}\n")
     monkeypatch.setenv("MLAPP_TRAINING__BATCH_SIZE", "32")
     config, kept = configure("quick", {"deployment": str(deployment)}, str(tmp_path / "config.json"))
-    assert (config.training.epochs, config.training.batch_size, config.placement.runner) == (5, 32, "vertex")
+    assert (config.training.epochs, config.training.batch_size, config.placement.poll_seconds) == (5, 32, 7)
     assert kept.settings["training.epochs"].origin == f"deployment {deployment}"
     monkeypatch.setenv("MLAPP_DEPLOYMENT", "vertex_cpu")
     assert resolve("quick", {}).placement.places

@@ -12,8 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from mlapp import config as configuration
-from mlapp import storage
+from mlapp import pins, storage
 from mlapp.errors import OneLineError, TryAgainError, UserError, printable
 from mlapp.registry import catalogue, integrity, moves, rekeying, restoring
 from mlapp.registry.pointer import Pointer
@@ -27,8 +26,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
-        settings = configuration.load()
-        arguments.registry = arguments.registry or settings.storage.registry
+        settings = pins.load()
+        registry, name = settings.storage.registry, settings.model_name
+        arguments.registry = pins.hold_value("storage.registry", arguments.registry or registry, registry)
+        pins.hold_value("promotion.name", arguments.name or name, name)
         arguments.keys = settings.signing
         with storage.explained():
             if arguments.command is not verified or arguments.name or arguments.bundle:

@@ -16,23 +16,25 @@ from mlapp.registry import history, model_card, moves
 from mlapp.registry.bundle import MANIFEST, Draft, Manifest, describe, install, verify, write_json
 from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Outcome, ResultUri, ResultUris, StageResult
-from mlapp.schema import Promotion, Signing
+from mlapp.schema import NAME, Promotion, Signing
 from mlapp.stage import stage
 from mlapp.vetting.frontier import Placed
 from mlapp.vetting.verdict import Verdict
 
 APPROVED, CARD = "approved", "MODEL_CARD.md"
+ALREADY = "already the champion"
 MODELS = {"int8": "model.int8.tflite", "float32": "model.float32.tflite", "keras": "model.keras"}
 
 
 class PromoterConfig(Promotion):
     """The `promotion` settings, and what to promote."""
 
+    name: str = Field(pattern=NAME, description="name of the model in the registry")
     verdict: ResultUri = Field(description="result of verdict")
     challenger: ResultUri = Field(description="result of selector")
     data: ResultUri = Field(description="result of image_etl")
     results: ResultUris = Field((), description="results of all earlier stages, for the bundle's provenance")
-    registry: str = Field("production_models", description="folder or gs:// prefix of promoted bundles")
+    registry: str = Field(description="folder or gs:// prefix of promoted bundles; default: storage.registry")
     by: str | None = Field(None, description="who or what promotes, for the history; unset: the user and the machine")
     answer: str = Field("", description="what a person said who was asked; empty: nobody was")
     signing: Signing = Signing()
@@ -52,28 +54,52 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
     pointer = Pointer(config.registry, config.name)
     if verdict.decision != "promote":
         return _unchanged(pointer, verdict.decision)
-    if (config.approval or config.answer) and not config.answer.startswith(APPROVED):
-        return _unchanged(pointer, f"hold ({config.answer or 'nobody was asked, and promotion.approval is on'})")
     present = pointer.settle(config.signing)
     champion = manifest_of(config.registry, config.name, present)
     if champion and Manifest.load(champion).model_sha256 == model:
-        return _outcome(champion.parent, "already the champion")
-    if present != verdict.champion_before:
-        raise UserError(
-            f"the champion changed since the vetting (from {verdict.champion_before} to {present}): "
-            "run the DAG again, so that the challenger is vetted against the present one"
-        )
+        return _outcome(champion.parent, ALREADY)
     earlier = [move["champion"] for move in pointer.history() if move.get("model") == model]
     if earlier and not config.again:
-        return Outcome(
-            headline=f"hold: {earlier[-1]} was promoted before and rolled back; --again true promotes it again"
-        )
+        return Outcome(headline=rolled_back(earlier[-1]))
+    if (config.approval or config.answer) and not config.answer.startswith(APPROVED):
+        return _unchanged(pointer, f"hold ({config.answer or 'nobody was asked, and promotion.approval is on'})")
+    refuse_stale(verdict, present)
     place = pointer.folder / earlier[-1] if earlier else _filed(config, pointer, verdict, vetted, challenger)
     why = "; ".join(filter(None, (vetted.headline, config.answer)))
     manifest = verify(place, config.signing)
     entry = moves.entry(config.by, why, manifest) | {"verdict": vetted.key}
     pointer.swap(present, manifest.id, entry, config.signing)
     return _outcome(place, f"promoted {config.name}/{place.name}")
+
+
+def unneeded(verdict: Verdict, registry: str, name: str) -> str | None:
+    """Why no person need be asked about a verdict to promote: what comes of it is settled; None where it is open.
+
+    A `UserError` if it is of another champion than the present one, and so nothing that a person should decide on.
+    """
+    pointer = Pointer(registry, name)
+    present, model = pointer.read(), verdict.challenger.sha256
+    champion = manifest_of(registry, name, present)
+    if champion and Manifest.load(champion).model_sha256 == model:
+        return ALREADY
+    if earlier := [move["champion"] for move in pointer.history() if move.get("model") == model]:
+        return rolled_back(earlier[-1])
+    refuse_stale(verdict, present)
+    return None
+
+
+def rolled_back(bundle: str) -> str:
+    """What becomes of a model that was champion once and is no longer."""
+    return f"hold: {bundle} was promoted before and rolled back; --again true promotes it again"
+
+
+def refuse_stale(verdict: Verdict, present: str | None) -> None:
+    """A `UserError` if the champion is no longer the one that the verdict is about."""
+    if present != verdict.champion_before:
+        raise UserError(
+            f"the champion changed since the vetting (from {verdict.champion_before} to {present}): "
+            "run the DAG again, so that the challenger is vetted against the present one"
+        )
 
 
 def _filed(

@@ -24,7 +24,7 @@ from mlapp.stage import stage
 from mlapp.tune import report
 from mlapp.tune.learning import require_learning
 from mlapp.tune.search import Search, search
-from mlapp.tune.space import checked, nearest
+from mlapp.tune.space import checked, nearest, searchable
 from mlapp.tune.trials import Trials
 
 TRAINERS: dict[str, str] = {
@@ -70,8 +70,7 @@ def run(config: TunerConfig, workdir: Path) -> Outcome:
     settings = _settings(trainer, config)
     section: Any = Config.model_fields[trainer.run.section].annotation
     length = next(name for name in LENGTHS if name in section.model_fields)
-    searchable = set(section.model_fields) - {length, "seed", "widths", "max_bytes"}
-    space = checked(config.space or trainer.SEARCH_SPACE, settings, searchable, config.trainer)
+    space = checked(config.space or trainer.SEARCH_SPACE, settings, searchable(section), config.trainer)
     trials = Trials(workdir, config)
     first = nearest(space, settings)
     search(Search(config, TRAINERS[config.trainer], settings, space, first, getattr(settings, length)), trials)

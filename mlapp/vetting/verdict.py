@@ -34,8 +34,8 @@ class VetConfig(Vetting):
     challenger: ResultUri = Field(description="result of selector")
     data: ResultUri = Field(description="result of image_etl")
     baseline: ResultUri | None = Field(None, description="result of xgboost_trainer, to compare the challenger with")
-    registry: str = Field("production_models", description="folder or gs:// prefix of promoted bundles")
-    name: str = Field("fashion_mnist", pattern=NAME, description="name of the model in the registry")
+    registry: str = Field(description="folder or gs:// prefix of promoted bundles; default: storage.registry")
+    name: str = Field(pattern=NAME, description="name of the model in the registry; default: promotion.name")
     signing: Signing = Signing()
     champion: Annotated[str | None, Input()] = Field(
         None, description="manifest.json of the champion to compare with; default: the registry's"
