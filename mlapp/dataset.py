@@ -85,8 +85,8 @@ class Dataset:
             )
         if len(labels) and labels.max() >= len(self.classes):
             raise UserError(
-                f"{self.result.uri}: {name} has label {labels.max()}, and there are {len(self.classes)} classes: run the "
-                "transform stage again"
+                f"{self.result.uri}: {name} has label {labels.max()}, and there are {len(self.classes)} classes: run "
+                "the transform stage again"
             )
         return Split(images, labels)
 
