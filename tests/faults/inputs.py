@@ -8,14 +8,16 @@ import io
 import json
 import random
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from mlapp import cluster, config, storage
+from mlapp import cluster, config, storage, tensors
 from mlapp.configure import read_conf, resolve
 from mlapp.errors import UserError
 from mlapp.etl import idx, image_folder
@@ -93,6 +95,12 @@ def _image(content: bytes, folder: Path) -> None:
     image_folder.to_idx(folder / "root", folder / "out", 8, None, 10_000)
 
 
+def _arrays() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        tensors.write(Path(folder, "a"), {"a": np.arange(6.0), "b": np.zeros((2, 3), np.uint8)}, {"network": "{}"})
+        return Path(folder, "a").read_bytes()
+
+
 def _written(content: bytes, path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -145,6 +153,7 @@ KINDS: dict[str, tuple[bytes, Take]] = {
         lambda content, _: config.load("smoke", config.parse_overrides([_text(content)]), {}),
     ),
     "result.json": (json.dumps(RESULT).encode(), _result),
+    "arrays": (_arrays(), lambda content, folder: tensors.read(Path(_written(content, folder / "a.safetensors")))),
     "manifest": (json.dumps(MANIFEST).encode(), _bundle),
     "history": (LINES.encode(), lambda content, _: history.moves(_text(content), "HISTORY.jsonl")),
     "TF_CONFIG": (
