@@ -15,6 +15,7 @@ Region = Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)+[0-9]{1,2}$")]
 ServiceAccount = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*@[a-z0-9.-]+\.gserviceaccount\.com$")]
 # A tag may stand for another image tomorrow, a digest cannot.
 BY_DIGEST = r"^[a-z0-9][a-z0-9._:/-]*@sha256:[0-9a-f]{64}$"
+PROMOTING = ("vet", "promote")  # the tasks that decide which model is the champion
 # Keys and values as Google Cloud takes them.
 LabelKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 LabelValue = Annotated[str, Field(pattern=r"^[a-z0-9_-]{0,63}$")]
@@ -68,8 +69,18 @@ class Placement(Section):
         description="training image to run, NAME@sha256:…; unset: the one that the run's image step built",
     )
     service_account: ServiceAccount | None = Field(None, description="service account that the jobs run as")
+    promotion_service_account: ServiceAccount | None = Field(
+        None,
+        description="service account that the jobs of vet and promote run as, so that it alone need be able to write "
+        "the registry; unset: service_account",
+    )
     network: str | None = Field(
         None, pattern=r"^projects/[^/]+/global/networks/[^/]+$", description="VPC network to peer the jobs with"
+    )
+    kms_key: str | None = Field(
+        None,
+        pattern=r"^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$",
+        description="customer-managed key that encrypts the jobs' disks, of the jobs' region; unset: Google's own",
     )
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32, description="labels of every job")
     deadline_hours: float = Field(8.0, gt=0, le=168, description="hours after which a job is ended, queue included")
@@ -82,6 +93,10 @@ class Placement(Section):
         "`@region` for one region; what is not listed is not estimated",
     )
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of the prices")
+
+    def account_of(self, task: str) -> str | None:
+        """The service account that a task's job runs as."""
+        return (task.rpartition(".")[2] in PROMOTING and self.promotion_service_account) or self.service_account
 
     @field_validator("places")
     @classmethod

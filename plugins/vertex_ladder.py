@@ -127,7 +127,8 @@ class Ladder:
         try:
             return Waiting(self.one.create(place.region, content).name)
         except Exception as error:
-            told = explain(error, self.jobs.project, place, self.errand.image, self.settings.service_account)
+            account = self.settings.account_of(self.errand.task.name)
+            told = explain(error, self.jobs.project, place, self.errand.image, account)
             raise told or error from error
 
     def _over(self, job: Any) -> Step:
