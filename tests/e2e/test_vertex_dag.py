@@ -9,9 +9,9 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-import gcsfs
 import pytest
 
+from mlapp.gcs_files import Files
 from tests.e2e.loopback_cloud import loopback_cloud
 from tests.e2e.workspace import Ran, Workspace
 from tests.loopback import vertex
@@ -35,8 +35,8 @@ def ran(workspace: Workspace, cloud: vertex.Vertex) -> Ran:
 
 
 @pytest.fixture(scope="module")
-def files(workspace: Workspace, ran: Ran) -> gcsfs.GCSFileSystem:
-    return gcsfs.GCSFileSystem(token="anon", endpoint_url=workspace.cloud["STORAGE_EMULATOR_HOST"])
+def files(workspace: Workspace, ran: Ran) -> Files:
+    return Files(token="anon", endpoint_url=workspace.cloud["STORAGE_EMULATOR_HOST"])
 
 
 def test_the_dag_promotes_a_model_without_touching_the_workers_disk(workspace, ran, files):
