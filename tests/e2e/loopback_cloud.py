@@ -44,12 +44,12 @@ VERTEX_WEATHER = dict.fromkeys(chaos.GRPC_RATES, 0.02)
 
 
 @contextmanager
-def loopback_cloud(workspace: Workspace, seed: int = 20) -> Iterator[vertex.Vertex]:
-    """Have the workspace's runs use it, in bad weather; yields its Vertex AI."""
-    weather = chaos.Weather(seed, VERTEX_WEATHER)
+def loopback_cloud(workspace: Workspace, seed: int | None = None) -> Iterator[vertex.Vertex]:
+    """Have the workspace's runs use it, with a seed in bad weather; yields its Vertex AI."""
+    weather = chaos.Weather(seed or 0, VERTEX_WEATHER if seed else {})
     with (
         gcs.serving(workspace.folder / "gcs") as buckets,
-        chaos.http_proxy(buckets["STORAGE_EMULATOR_HOST"], seed, STORAGE_WEATHER) as proxy,
+        chaos.http_proxy(buckets["STORAGE_EMULATOR_HOST"], seed or 0, STORAGE_WEATHER if seed else {}) as proxy,
         vertex.serving(weather, default=executes({**buckets, "STORAGE_EMULATOR_HOST": proxy.url})) as service,
     ):
         deployment = workspace.folder / "loopback.yaml"
