@@ -1,6 +1,7 @@
 """The whole training DAG with its stages as Vertex AI jobs and its files in Cloud Storage, both on loopback.
 
-The jobs' own arguments and environment are executed, in processes that share nothing with the DAG's but the buckets.
+The jobs' own arguments and environment are executed, in processes that share nothing with the DAG's but the buckets. Bad
+weather (`loopback.chaos`) is before both services: nothing may be lost, done twice or cancelled for it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-import gcsfs
 import pytest
 
+from mlapp.gcs_files import Files
 from tests.e2e.loopback_cloud import loopback_cloud
 from tests.e2e.workspace import Ran, Workspace
 from tests.loopback import vertex
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture(scope="module")
 def cloud(workspace: Workspace) -> Iterator[vertex.Vertex]:
     """A Vertex AI that executes its jobs, where the first place has no quota for the teacher; and the buckets."""
-    with loopback_cloud(workspace) as service:
+    with loopback_cloud(workspace, seed=20) as service:
         service.plan(over_quota(), module=TRAINING, spot=True)
         yield service
 
@@ -35,8 +36,8 @@ def ran(workspace: Workspace, cloud: vertex.Vertex) -> Ran:
 
 
 @pytest.fixture(scope="module")
-def files(workspace: Workspace, ran: Ran) -> gcsfs.GCSFileSystem:
-    return gcsfs.GCSFileSystem(token="anon", endpoint_url=workspace.cloud["STORAGE_EMULATOR_HOST"])
+def files(workspace: Workspace, ran: Ran) -> Files:
+    return Files(token="anon", endpoint_url=workspace.cloud["STORAGE_EMULATOR_HOST"])
 
 
 def test_the_dag_promotes_a_model_without_touching_the_workers_disk(workspace, ran, files):
