@@ -62,10 +62,11 @@ def closed(folder: Path, changed: Mapping[str, str]) -> Iterator[None]:
 
 def _have_ray_read_it() -> None:
     """Ray reads settings and token once in a process; this makes it read them now."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray import _raylet
 
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    native: Any = _raylet  # whose stub leaves these out
+    native.Config.initialize("")
+    native.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _become(environ: Mapping[str, str]) -> None:
