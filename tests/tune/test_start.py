@@ -159,6 +159,14 @@ def test_a_python_with_a_safe_path_is_taken_as_it_is(tmp_path: Path, monkeypatch
     assert done.stdout.strip() == str(tmp_path / "python")
 
 
+@pytest.mark.parametrize("name", ["it's", 'a"b', "a\\b", "a\nb"])
+def test_a_path_that_ray_takes_apart_is_refused_in_one_line(name: str) -> None:
+    session.require_readable(Path("/home/me/my project & more; $(x)/é/ray"))
+    with pytest.raises(UserError, match=r"^Ray cannot be started from /home/me/") as raised:
+        session.require_readable(Path("/home/me", name, "ray"))
+    assert "\n" not in str(raised.value)
+
+
 def test_the_last_words_are_those_of_the_latest_error(tmp_path: Path) -> None:
     logs = tmp_path / "r" / "session_2026-01-01" / "logs"
     logs.mkdir(parents=True)
