@@ -89,7 +89,7 @@ def _local(config: Tuning, workdir: Path) -> Iterator[Cluster]:
 @contextmanager
 def _started_in_time(before: set[int], folder: Path) -> Iterator[None]:
     """A `UserError` with the last words of Ray's own log where Ray does not come up."""
-    with overdue(before, START_S) as too_late:
+    with overdue(before, START_S, lambda: last_words(folder)) as too_late:
         try:
             yield
         except Exception as error:
