@@ -12,7 +12,7 @@ from typing import Any
 from upath import UPath
 
 from mlapp import gcs, storage
-from mlapp.errors import UserError, printable
+from mlapp.errors import TryAgainError, UserError, printable
 from mlapp.registry import files, history, trust
 from mlapp.registry import state as registry_state
 from mlapp.registry.signing import Signer
@@ -46,7 +46,7 @@ class Pointer:
         for _ in range(TRIES):
             text, noted = self._history()
             present, version = self._read()
-            state = State(text, noted, self.moves(text), present, version)
+            state = State(text, noted, history.moves(text, self.folder / HISTORY), present, version)
             if state.agreed or state.pending or self._history()[1] == noted:
                 break
         return state
@@ -100,11 +100,7 @@ class Pointer:
 
     def history(self) -> list[dict[str, Any]]:
         """All moves of the pointer, the oldest first; a `UserError` if the file was tampered with."""
-        return self.moves(self.history_text())
-
-    def moves(self, text: str) -> list[dict[str, Any]]:
-        """The moves of this text, which was read as the history."""
-        return history.moves(text, self.folder / HISTORY)
+        return history.moves(self.history_text(), self.folder / HISTORY)
 
     def history_text(self) -> str:
         """The history as it stands in its file."""
@@ -167,15 +163,22 @@ class Pointer:
         text = history.appended(state.text, {**move, trust.NAME: self.folder.name}, signer.sign)
         try:
             done = _replace(self.folder / HISTORY, text, state.noted)
-        except Exception:
-            if not self._is_decided(text):  # else only the answer was lost
+        except Exception as error:
+            if not self._is_decided(text, error):  # else only the answer was lost
                 raise
-            done = True
+            return
         if not done and not self._is_decided(text):
             raise self._overtaken(state.present)
 
-    def _is_decided(self, text: str) -> bool:
-        return history.holds(self.history_text(), history.head(text))
+    def _is_decided(self, text: str, lost: Exception | None = None) -> bool:
+        """Whether the history has the last line of this text, by now with others after it perhaps."""
+        try:
+            return history.holds(self.history_text(), history.head(text))
+        except Exception as error:
+            raise TryAgainError(
+                f"it is not known whether the move was written ({printable(str(lost or error))[:200]}): run the same "
+                f"again, or look with `python -m mlapp.registry show --name {self.folder.name}`"
+            ) from error
 
     def _point(self, new: str, version: int, ready: Path | None) -> None:
         """Move the pointer, once the history's line has decided that it moves; what fails now does not undo that."""

@@ -68,8 +68,8 @@ def sign_bundles(pointer: Pointer, keys: Signing, bundle: str | None = None) -> 
 
     Each must be whole, and the one that the history names.
     """
-    signer, text = Signer(keys), pointer.history_text()
-    judge, moves = Judge.by(pointer.folder, text, keyring(keys)), pointer.moves(text)
+    signer, state = Signer(keys), pointer.state()
+    judge, moves = Judge.by(pointer.folder, state.text, keyring(keys)), state.moves
     if judge.trust.problem and not bundle:
         raise UserError(judge.trust.problem)
     signed = []
