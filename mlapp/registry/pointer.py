@@ -58,7 +58,7 @@ class Pointer:
         `UserError` says so if the champion moved meanwhile; then nothing is changed.
         """
         signer = Signer(keys)
-        with files.locked(self.folder), self._room(new) as ready:
+        with self._locked(), self._room(new) as ready:
             state = self._settled(signer)
             if state.present != expected:
                 raise self._overtaken(expected)
@@ -71,7 +71,7 @@ class Pointer:
         ``adopt`` is the champion's id where the line takes over whatever history and pointer say.
         """
         signer = Signer(keys)
-        with files.locked(self.folder):
+        with self._locked():
             state = self._completed() if adopt else self._settled(signer)
             if state.present is None:
                 raise UserError(f"{self.folder} has no champion: give --name and --registry of a promoted model")
@@ -85,18 +85,8 @@ class Pointer:
     def settle(self, keys: Signing | None = None) -> str | None:
         """Complete a move that was cut off; returns the champion. A `UserError` if nothing may be built upon it."""
         signer = Signer(keys)
-        with files.locked(self.folder):
+        with self._locked():
             return self._settled(signer).present
-
-    def versions(self) -> tuple[object, object]:
-        """What changes with every move, whatever state the two files are in."""
-        found: list[object] = []
-        for read in (self._history, self._read):
-            try:
-                found.append(read()[1])
-            except (UserError, OSError) as error:
-                found.append(str(error))
-        return found[0], found[1]
 
     def history(self) -> list[dict[str, Any]]:
         """All moves of the pointer, the oldest first; a `UserError` if the file was tampered with."""
@@ -177,7 +167,7 @@ class Pointer:
         except Exception as error:
             raise TryAgainError(
                 f"it is not known whether the move was written ({printable(str(lost or error))[:200]}): run the same "
-                f"again, or look with `python -m mlapp.registry show --name {self.folder.name}`"
+                f"again, or look with `{trust.command('show', self.folder)}`"
             ) from error
 
     def _point(self, new: str, version: int, ready: Path | None) -> None:
@@ -189,9 +179,20 @@ class Pointer:
             told = printable(str(storage.explain(error) or error))
             log.warning(
                 "the move to %s is decided and in the history, but %s still has the old value (%s): the next promotion "
-                "or rollback, or `python -m mlapp.registry promote %s --name %s --why complete`, completes it",
-                *(new, self.folder / POINTER, told, new, self.folder.name),
+                "or rollback, or `%s --why complete`, completes it",
+                *(new, self.folder / POINTER, told, trust.command(f"promote {new}", self.folder)),
             )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes away from a local registry; what a kill left of files that were being written goes."""
+        with files.locked(self.folder):
+            if storage.is_local(self.folder):
+                for left in Path(self.folder.path).glob(f".*{storage.DRAFT}"):
+                    if files.kind(left) == files.FOLDER:
+                        raise files.odd(left)
+                    left.unlink()
+            yield
 
     @contextmanager
     def _room(self, new: str) -> Iterator[Path | None]:
@@ -199,10 +200,6 @@ class Pointer:
         if not storage.is_local(self.folder):
             yield None
             return
-        for left in Path(self.folder.path).glob(f".*{storage.DRAFT}"):
-            if files.kind(left) == files.FOLDER:
-                raise files.odd(left)
-            left.unlink()
         ready = Path(self.folder.path, f".{POINTER}.next{storage.DRAFT}")
         try:
             with ready.open("x", encoding="utf-8") as stream:

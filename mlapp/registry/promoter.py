@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 from upath import UPath
 
+from mlapp.candidate import Candidate
 from mlapp.dataset import Dataset
 from mlapp.errors import UserError
 from mlapp.registry import history, model_card, moves
@@ -110,7 +111,7 @@ def fill(
     dataset = Dataset.open(config.data)
     for name, file in MODELS.items():
         shutil.copyfile(challenger.local(name), draft / file)
-    chosen = json.loads(challenger.local("challenger").read_text(encoding="utf-8"))["candidate"]
+    chosen = _chosen(challenger)
     served = MODELS[chosen["artifact"]]
     shutil.copyfile(challenger.local("frontier_plot"), draft / "frontier.png")
     (draft / "labels.json").write_text(json.dumps(list(dataset.classes), indent=2) + "\n", encoding="utf-8")
@@ -133,6 +134,15 @@ def fill(
     }
     model_card.write(draft, about, verdict, chosen, stages)
     return describe(draft, **about)
+
+
+def _chosen(challenger: StageResult) -> dict[str, Any]:
+    """The candidate that was chosen; its fields become a part of commands and code on the card."""
+    try:
+        given = json.loads(challenger.local("challenger").read_text(encoding="utf-8"))["candidate"]
+        return Candidate.model_validate(given).model_dump(mode="json")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{challenger.artifact('challenger')} is not a choice of this version: choose again") from error
 
 
 def _frontier(challenger: StageResult) -> list[dict[str, Any]]:

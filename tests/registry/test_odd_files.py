@@ -285,6 +285,26 @@ def test_a_disk_that_fills_up_makes_one_outcome_which_is_told(
         assert (first, last) == ("done b 2", "b 2")
 
 
+def test_a_kill_after_the_decision_leaves_nothing_once_the_move_is_completed(registry: Path) -> None:
+    code = f"""
+import os, signal
+from mlapp.registry import pointer as module
+from mlapp.registry.moves import rollback
+replace = module._replace
+def dying(path, *rest):
+    done = replace(path, *rest)
+    if path.name == "HISTORY.jsonl": os.kill(os.getpid(), signal.SIGKILL)
+    return done
+module._replace = dying
+rollback({str(registry.parent)!r}, {NAME!r})
+"""
+    killed = subprocess.run([sys.executable, "-c", code], check=False, cwd=shelf.SHIPPED.parents[2])
+    assert killed.returncode == -9
+    assert list(registry.glob(".*.draft"))
+    assert Pointer(str(registry.parent), NAME).settle() == Pointer(str(registry.parent), NAME).state().decided
+    assert list(registry.glob(".*.draft")) == []
+
+
 def test_a_pointer_that_cannot_be_written_after_the_decision_is_told_as_done(
     registry: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
