@@ -199,7 +199,8 @@ def main(argv: list[str] | None = None) -> None:
         told = f"{parser.prog}: error: {error}"
         ended.tell(arguments.ended_to, 2, reason=told)
         parser.exit(2, f"{told}\n")
-    sys.stdout.write(f"{origins.summary(kept)}\nconfiguration: {uri}\n".lstrip())
+    sys.stderr.write(f"{origins.summary(kept)}\n".lstrip())
+    sys.stdout.write(f"{uri}\n")
 
 
 def _layers(

@@ -90,7 +90,7 @@ def resolved(config: KnowledgeDistillerConfig) -> KnowledgeDistillerConfig:
     return scaled(with_tuned(config), config.devices).model_copy(update={"widths": (config.width,)})
 
 
-@stage("distill", area="models", section="distillation", resolve=resolved)
+@stage("distill", area="models", section="distillation", resolve=resolved, each=("width", "widths"))
 def run(config: KnowledgeDistillerConfig, workdir: Path) -> Outcome:
     """Distil, export and measure one student."""
     dataset = Dataset.open(config.data)
