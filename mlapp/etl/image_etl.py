@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from mlapp import schema, storage
+from mlapp import plain, schema, storage
 from mlapp.dataset import SPLITS, SplitName
 from mlapp.errors import UserError
 from mlapp.etl import split
@@ -103,8 +103,11 @@ def _check_validated(raw: RawData, uri: str) -> None:
     result = StageResult.load(uri)
     if damage := result.damage():
         raise UserError(f"the validation is not as it was left: {damage}; run the validate stage again")
-    report = json.loads(result.local("report").read_text(encoding="utf-8"))
-    if report["raw"] != raw.digest:
+    try:
+        about = plain.from_json(result.local("report").read_text(encoding="utf-8"))["raw"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{uri} is not the report of a validation: run the validate stage again") from error
+    if about != raw.digest:
         raise UserError(f"{uri} reports on other data than this: run the validate stage on this raw data first")
 
 

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, Field, RootModel
 
 from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.etl import idx
 from mlapp.result import StageResult
+from mlapp.schema import NAME, Label
 
 Part = Literal["train", "test"]
 
@@ -55,6 +57,10 @@ def open_raw(uri: str) -> Iterator[RawData]:
     A `UserError` at the end names a missing or altered file, whatever came of the work; keep nothing before that.
     """
     result = StageResult.load(uri)
+    for name in result.artifacts:
+        path = result.artifact(name)
+        if storage.is_local(path) and path.exists() and not path.is_file():  # a pipe would be waited on for ever
+            raise UserError(f"the raw data's {name} is not a regular file ({path}): run the extract stage again")
     with ThreadPoolExecutor(1) as beside:
         damage = beside.submit(result.damage)
         try:
@@ -71,19 +77,36 @@ def row_slices(count: int, row_bytes: int) -> Iterator[slice]:
 
 
 def _opened(result: StageResult) -> RawData:
-    source = json.loads(result.local("source").read_text(encoding="utf-8"))
+    source = _read(result, "source", _Source)
     present: tuple[Part, ...] = ("train", "test") if "test_images" in result.artifacts else ("train",)
     parts = {
         part: Files(*(idx.open_idx(result.local(f"{part}_{kind}")) for kind in ("images", "labels")))
         for part in present
     }
-    names = json.loads(result.local("names").read_text(encoding="utf-8")) if "names" in result.artifacts else None
-    return RawData(
-        source["name"],
-        tuple(source["classes"]),
-        source["origin"],
-        parts,
-        result.digest(),
-        source.get("pictures"),
-        names,
-    )
+    names = _read(result, "names", _Names).root if "names" in result.artifacts else None
+    if names and any(len(names.get(part, [])) != len(files.images) for part, files in parts.items()):
+        raise UserError(f"{result.artifact('names')} does not name every image: run the extract stage again")
+    return RawData(source.name, source.classes, source.origin, parts, result.digest(), source.pictures, names)
+
+
+class _Source(BaseModel):
+    name: str = Field(pattern=NAME)
+    classes: tuple[Label, ...] = Field(min_length=2, max_length=256)
+    origin: str
+    pictures: dict[str, Any] | None = None
+
+
+class _Names(RootModel[dict[Part, list[str]]]):
+    pass
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _read(result: StageResult, name: str, form: type[M]) -> M:
+    """A JSON artifact of this form; a `UserError` if it is of another one, which no extract stage has written."""
+    path = result.local(name)
+    try:
+        return form.model_validate(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not as an extract stage writes it: run that stage again") from error
