@@ -32,7 +32,7 @@ PICTURES = {
 }
 NO_PICTURES = {
     *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".rst", ".html", ".htm"),
-    *(".ini", ".cfg", ".toml", ".log", ".py", ".ipynb", ".sh", ".bat", ".pdf", ".doc", ".docx", ".xls"),
+    *(".ini", ".cfg", ".toml", ".log", ".xmp", ".aae", ".py", ".ipynb", ".sh", ".bat", ".pdf", ".doc", ".docx", ".xls"),
     *(".xlsx", ".zip", ".tar", ".gz", ".tgz", ".rar", ".7z", ".npy", ".npz", ".pkl", ".parquet", ".mat"),
     *(".h5", ".db", ".sqlite", ".url", ".lnk", ".md5", ".sha256", ".torrent", ".part", ".tmp", ".bak"),
 }
