@@ -14,6 +14,7 @@ from mlapp.result import StageResult
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+UNEVEN = 3.0  # the largest class has over so many times the images of the smallest one: accuracy alone misleads
 
 
 def content_digest(result: StageResult) -> str:
@@ -21,6 +22,11 @@ def content_digest(result: StageResult) -> str:
     description = json.loads(result.local("dataset").read_text(encoding="utf-8"))
     content = [description["classes"], {name: split["sha256"] for name, split in description["splits"].items()}]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def are_uneven(per_class: npt.NDArray[np.intp]) -> bool:
+    """Whether classes of so many images are so uneven that accuracy alone misleads."""
+    return bool(per_class.max() > UNEVEN * per_class.min())
 
 
 @dataclass(frozen=True)
