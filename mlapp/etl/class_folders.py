@@ -130,8 +130,9 @@ def _parts(root: Path, walk: _Walk) -> dict[Part, Path]:
     inner = {name: _Walk().listing(path) for name, path in top.folders.items()}
     splits = {name for name in inner if name.lower() in SPLITS}
     if not any(inner[name].folders for name in splits) and (not splits or splits != set(inner)):
-        if len(inner) == 1 and (inside := inner[next(iter(inner))]).folders and not inside.files:
-            name = next(iter(inner))
+        name, inside = next(iter(inner.items()), ("", _Listing({}, [])))
+        holds_idx = len(inner) == 1 and any("ubyte" in path.name for path in top.folders[name].iterdir())
+        if len(inner) == 1 and (holds_idx or (inside.folders and not inside.files)):
             raise UserError(f"{seen(root)}, one folder around all: give {root / name} as data.source")
         walk.skipped.clear()  # `find` lists the same place again
         return {"train": root}
