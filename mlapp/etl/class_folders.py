@@ -1,6 +1,6 @@
 """Which pictures a folder holds, and of which class: ``train/<class>/*`` with ``test/<class>/*``, or ``<class>/*``.
 
-Files that systems leave behind, and files that are no pictures by their names, are skipped and counted. Whatever else
+Files that systems leave behind, and files whose names say that they are not pictures, are skipped and counted. Whatever else
 cannot be a picture of a class is named.
 """
 
@@ -166,7 +166,7 @@ def _class_names(
     for part, listing in listings.items():
         if strays := sorted(set(listing.folders) - set(names)):
             raise UserError(
-                f"{places[part]} holds a class {strays[0]!r} that the training images lack: add some, or remove it"
+                f"{places[part]} holds a class {strays[0]!r} without training images: add some, or remove it"
             )
     return wanted or names
 

@@ -101,7 +101,7 @@ def _require_sound(raw: RawData, findings: list[Finding], listed: str) -> None:
 
 
 def _examples(raw: RawData, finding: Finding, most: int) -> str:
-    told = finding.told(raw, most)
+    told = finding.describe(raw, most)
     more = f" and {finding.count - most:,} more" if finding.count > most else ""
     return f"; {', '.join(told)}{more}" if told else ""
 
