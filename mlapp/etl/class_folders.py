@@ -1,7 +1,7 @@
 """Which pictures a folder holds, and of which class: ``train/<class>/*`` with ``test/<class>/*``, or ``<class>/*``.
 
-Files that systems leave behind, and files whose names say that they are not pictures, are skipped and counted. Whatever else
-cannot be a picture of a class is named.
+Files that systems leave behind, and files whose names say that they are not pictures, are skipped and counted.
+Whatever else cannot be a picture of a class is named.
 """
 
 from __future__ import annotations
