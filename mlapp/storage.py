@@ -88,6 +88,8 @@ def described(path: UPath) -> tuple[int, str]:
 
 def damage(path: UPath, size: int, digest: str) -> str | None:
     """How a file differs from one of this size and SHA-256: missing, altered, or not at all."""
+    if is_local(path) and not Path(path.path).is_file():  # a pipe in its place would be waited on for ever
+        return "missing"
     try:
         return None if described(path) == (size, digest) else "altered"
     except FileNotFoundError:

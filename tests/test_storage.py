@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import uuid
 from pathlib import Path
 
@@ -114,3 +115,12 @@ def test_a_full_or_closed_disk_is_told_in_one_line(number, told):
 
 def test_an_error_that_no_user_can_mend_stays_what_it_is():
     assert storage.explain(OSError(errno.EIO, "why")) is None
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path)]
+)
+def test_what_is_no_regular_file_is_missing_and_never_waited_on(tmp_path, make):
+    make(tmp_path / "file")
+    assert storage.damage(storage.at(tmp_path / "file"), 3, "0" * 64) == "missing"

@@ -73,6 +73,8 @@ def bring(folder: UPath, scratch: Path, target: Path, data: Data) -> Brought:
             origin=None if here else str(folder),
         )
         return Brought(*made)
+    if folders := sorted(path.name for path in folder.iterdir() if path.is_dir() and not LIKE_IDX.search(path.name)):
+        log.warning("%s: its IDX files are read, its folders (%s) are not", folder, ", ".join(folders[:6]))
     files: dict[IdxName, Written] = {}
     for name in _wanted(folder, set(found)):
         with found[name].open("rb") as stream:
