@@ -140,3 +140,22 @@ def test_the_card_names_no_key(
     files = [path for path in promoted.artifact("model_card").parent.iterdir() if path.suffix != ".png"]
     assert "manifest.sig" in {path.name for path in files}
     assert [path.name for path in files if b"secretly_placed" in path.read_bytes()] == []
+
+
+def test_the_lines_that_open_the_keras_file_do(
+    tmp_path: Path, planted_data: StageResult, vetted: chain.Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given the bundle as a folder, then what its card says, typed there, opens the network that was converted."""
+    from mlapp.vetting.scorer import score
+
+    result = promoter.run(chain.promote_config(tmp_path, planted_data, vetted), tmp_path / "promote")
+    card = result.artifact("model_card").read_text(encoding="utf-8")
+    assert "Keras 3 cannot" in card
+    [lines] = [block for block in card.split("```python\n")[1:] if "tf_keras" in block]
+    folder = Path(result.artifact("model_card").parent.path)
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    exec(lines.partition("```")[0], names)
+    images = planted.images(50).images
+    answers = names["network"](images.astype("float32")).numpy()
+    assert (answers.argmax(1) == score(folder / "model.float32.tflite", images).argmax(1)).all()
