@@ -14,10 +14,10 @@ from mlapp.config import preset_names
 from mlapp.schema import Config
 
 CHAIN = [
-    *("wanted", "configure", "extract", "validate", "transform", "train", "distill", "prune"),
+    *("wanted", "configure", "extract", "check_champion", "validate", "transform", "train", "distill", "prune"),
     *("choose", "vet", "approve", "promote", "announce"),
 ]
-NOT_TOLD = {"wanted", "approve", "announce"}
+NOT_TOLD = {"wanted", "check_champion", "approve", "announce"}
 
 
 @pytest.fixture(scope="module")
