@@ -71,9 +71,10 @@ def test_without_a_champion_anything_goes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["labels.json", "preprocessing.json", "manifest.json"])
 def test_a_champion_that_was_altered_is_told(champion: Path, tmp_path: Path, name: str) -> None:
     text = (champion / name).read_text()
+    labels = tuple(json.loads((champion / "labels.json").read_text()))
     (champion / name).write_text(text.replace("1", "2") if "1" in text else text.replace("a", "b"))
     with pytest.raises(UserError, match="altered"):
-        check(tmp_path, extracted(tmp_path / "data"))
+        check(tmp_path, extracted(tmp_path / "data", labels))
 
 
 def test_a_champion_without_the_signature_that_is_asked_for_is_told(champion: Path, tmp_path: Path) -> None:
