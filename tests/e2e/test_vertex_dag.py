@@ -42,8 +42,8 @@ def files(workspace: Workspace, ran: Ran) -> Files:
 
 def test_the_dag_promotes_a_model_without_touching_the_workers_disk(workspace, ran, files):
     assert ran.code == 0, ran.output[-8000:]
-    champion = files.cat("models/production/fashion_mnist/CHAMPION").decode().strip()
-    manifest = json.loads(files.cat(f"models/production/fashion_mnist/{champion}/manifest.json"))
+    champion = files.cat("models/production/my_fashion_mnist/CHAMPION").decode().strip()
+    manifest = json.loads(files.cat(f"models/production/my_fashion_mnist/{champion}/manifest.json"))
     assert {"model.int8.tflite", "model.keras", "MODEL_CARD.md", "verdict.json"} <= set(manifest["files"])
     left = {path.name for path in workspace.folder.iterdir()} - {"airflow", "gcs", "loopback.yaml"}
     assert not left
@@ -70,6 +70,6 @@ def test_the_hop_past_the_quota_is_told_everywhere(cloud, ran, files):
     hops = json.loads(files.cat(trained[0]))["hops"]
     assert [hop["outcome"] == "ran" for hop in hops] == [False, True]
     assert "quota" in hops[0]["outcome"]
-    champion = files.cat("models/production/fashion_mnist/CHAMPION").decode().strip()
-    card = files.cat(f"models/production/fashion_mnist/{champion}/MODEL_CARD.md").decode()
+    champion = files.cat("models/production/my_fashion_mnist/CHAMPION").decode().strip()
+    card = files.cat(f"models/production/my_fashion_mnist/{champion}/MODEL_CARD.md").decode()
     assert "europe-west1" in card
