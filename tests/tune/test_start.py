@@ -14,7 +14,7 @@ import pytest
 
 from mlapp.errors import UserError
 from mlapp.result import StageResult
-from mlapp.tune import cluster, session, tuner, watch
+from mlapp.tune import cluster, processes, session, tuner, watch
 from tests.tune.conftest import ROOT
 
 Make = Callable[..., tuner.TunerConfig]
@@ -51,6 +51,27 @@ def test_a_ray_that_does_not_come_up_is_one_line_in_time(
     assert time.monotonic() - began < 90
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "work" / "result.json").exists()
+
+
+def test_what_was_started_is_ended_when_its_time_is_up(caplog: pytest.LogCaptureFixture) -> None:
+    before = processes.children()
+    with subprocess.Popen(["sleep", "60"]) as child:
+        with processes.overdue(before, 0.2, lambda: "raylet.err: no space left") as too_late:
+            child.wait(timeout=30)
+        assert too_late.is_set()
+    assert "giving up" in caplog.text
+    assert "no space left" in caplog.text
+
+
+def test_what_comes_up_in_time_is_left_alone() -> None:
+    before = processes.children()
+    with subprocess.Popen(["sleep", "60"]) as child:
+        with processes.overdue(before, 0.2, str) as too_late:
+            pass
+        time.sleep(0.5)
+        assert child.poll() is None
+        assert not too_late.is_set()
+        child.kill()
 
 
 @pytest.mark.usefixtures("nothing_left", "tiny_trainer")
