@@ -68,11 +68,11 @@ def test_it_raises_no_false_alarm_while_the_champion_moves(
     other, first, second = (promote(registry, content, keys) for content in ("other", "one", "two"))
     pointer = Pointer(registry, NAME)
     with moving(registry, first, second, keys):
-        before = len(pointer.history())
-        alarms = [found for _ in range(times) if (found := integrity.damage(registry, NAME, keys))]
-        moved = len(pointer.history()) - before
+        before, tried, alarms = len(pointer.history()), 0, []
+        while tried < times or len(pointer.history()) - before < times // 4:  # a busy machine may move it slowly
+            alarms += integrity.damage(registry, NAME, keys)
+            tried += 1
         assert alarms == []
-        assert moved > times // 4, "hardly anything moved, so nothing was tried"
         # What is really wrong is found all the same.
         labels = pointer.folder / other / "labels.json"
         storage.write_text(labels, "[1]")
