@@ -1,7 +1,7 @@
 """Check that a new model could meet the champion at all, as soon as the data are there and before anything is trained.
 
 The data and the champion must have the same classes in the same order and the same shape, and the champion must be
-whole, and signed where a key is set. Only its small files are read; what the verdict compares it still verifies whole.
+whole, and signed where a key is set.
 """
 
 from __future__ import annotations

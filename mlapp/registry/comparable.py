@@ -1,4 +1,4 @@
-"""Whether a champion and a data set are about the same thing, by the champion's small files alone."""
+"""Whether a champion and a data set are about the same thing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from upath import UPath
 
 from mlapp import plain, storage
 from mlapp.errors import UserError
-from mlapp.registry import signature
-from mlapp.registry.bundle import MANIFEST, UNSIGNED, Manifest
+from mlapp.registry.bundle import verify
 from mlapp.schema import Signing
 
 LABELS, PREPROCESSING = "labels.json", "preprocessing.json"
@@ -17,38 +16,28 @@ SHOWN = 5
 CURE = "train under another promotion.name (unset, it is the data's own name)"
 
 
-def refuse_other_questions(
-    place: UPath, classes: tuple[str, ...], shape: tuple[int, ...], keys: Signing = UNSIGNED
-) -> None:
+def refuse_other_questions(place: UPath, classes: tuple[str, ...], shape: tuple[int, ...], keys: Signing) -> None:
     """A `UserError` unless the bundle answers for these classes, in this order, on images of this shape.
 
-    Its files must have the hashes of its manifest, and where ``keys`` name a public key, the manifest its signature.
+    It must be whole, and signed where ``keys`` name a public key.
     """
-    manifest = Manifest.load(place / MANIFEST)
-    if manifest.id != place.name:
-        raise UserError(f"{place / MANIFEST} was altered: restore the bundle from a copy")
-    if keys.public_key:
-        signature.check(place, keys.public_key)
-    known = _read(place, manifest, LABELS)
+    verify(place, keys)
+    known = _read(place, LABELS)
     if known != list(classes):
         raise UserError(f"the champion {place} answers {_listed(known)}, the data ask for {_listed(classes)}: {CURE}")
-    taken = _read(place, manifest, PREPROCESSING)
+    taken = _read(place, PREPROCESSING)
     expected = taken.get("input_shape") if isinstance(taken, dict) else None
     if expected != [1, *shape]:
         raise UserError(f"the champion {place} takes images of shape {expected}, the data's have {[1, *shape]}: {CURE}")
 
 
-def _read(place: UPath, manifest: Manifest, name: str) -> Any:
-    """A small JSON file of a bundle, if it is as the manifest says."""
-    file = manifest.files.get(name)
-    path = place / name
+def _read(place: UPath, name: str) -> Any:
+    """A small JSON file of a bundle that was verified."""
     with storage.explained():
-        if file is None or storage.damage(path, file.bytes, file.sha256):
-            raise UserError(f"bundle {place}: {name} is missing or was altered; restore the bundle from a copy")
         try:
-            return plain.from_json(storage.read_small(path))
+            return plain.from_json(storage.read_small(place / name))
         except ValueError as error:
-            raise UserError(f"{path} is not JSON: restore the bundle from a copy") from error
+            raise UserError(f"{place / name} is not JSON: restore the bundle from a copy") from error
 
 
 def _listed(classes: Any) -> str:
