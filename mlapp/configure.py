@@ -18,7 +18,7 @@ from typing import Any
 
 from mlapp import config as configuration
 from mlapp import ended, origins, plain, storage
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 from mlapp.policy import policy_of
 from mlapp.schema import Config
 
@@ -139,10 +139,10 @@ def main(argv: list[str] | None = None) -> None:
         uri = str(storage.at(arguments.to or f"{folder}/config.json"))
         _, kept = configure(arguments.preset, conf, uri, data=data, run=run, group=folder_name(run, day))
         ended.tell(arguments.ended_to, 0, uri=uri)
-    except UserError as error:
-        told = f"{parser.prog}: error: {error}"
-        ended.tell(arguments.ended_to, 2, reason=told)
-        parser.exit(2, f"{told}\n")
+    except (UserError, TryAgainError) as error:
+        told, code = f"{parser.prog}: error: {error}", 2 if isinstance(error, UserError) else 75
+        ended.tell(arguments.ended_to, code, reason=told)
+        parser.exit(code, f"{told}\n")
     sys.stdout.write(f"{origins.summary(kept)}\nconfiguration: {uri}\n".lstrip())
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlapp import config as configuration
 from mlapp import run_comparison, run_history, run_pages, storage
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 from mlapp.run_history import Run
 
 MOST_RUNS = 5
@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             runs = run_history.read_all(area)
         chosen = [run_history.find(runs, name, area) for name in getattr(arguments, "run", [])]
         print(arguments.command(chosen if "run" in arguments else runs, arguments.json))
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except (UserError, TryAgainError) as error:
+        parser.exit(2 if isinstance(error, UserError) else 75, f"{parser.prog}: error: {error}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from upath import UPath
 
 from mlapp import config as configuration
 from mlapp import run_history, storage
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 from mlapp.registry import catalogue
 from mlapp.registry.bundle import MANIFEST, Manifest
 from mlapp.registry.pointer import BUNDLE_ID, Pointer
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = old(areas, datetime.now(UTC) - timedelta(days=arguments.older_than))
             for each in found if arguments.yes else []:
                 remove(each)
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except (UserError, TryAgainError) as error:
+        parser.exit(2 if isinstance(error, UserError) else 75, f"{parser.prog}: error: {error}\n")
     sys.stdout.write(f"{_told(found, removed=arguments.yes)}\n")
 
 

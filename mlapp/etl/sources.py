@@ -12,7 +12,7 @@ from typing import NamedTuple, get_args
 from upath import UPath
 
 from mlapp import storage
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 from mlapp.etl import debian_package, fashion_mnist, image_folder
 from mlapp.etl.download import MissingFileError, download
 from mlapp.etl.unpack import unpack
@@ -78,7 +78,7 @@ def existing_folder(uri: str) -> UPath:
         folder = storage.at(uri)
         with storage.explained():
             exists, is_folder = folder.exists(), folder.is_dir()
-    except UserError:
+    except (UserError, TryAgainError):
         raise
     # Every kind of remote storage has exceptions of its own: not installed, no credentials, no such bucket, no network.
     except Exception as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mlapp import config as configuration
 from mlapp import storage
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 from mlapp.registry import catalogue, moves, signature
 from mlapp.registry.bundle import MANIFEST, verify
 from mlapp.registry.pointer import Pointer
@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.keys = settings.signing
         with storage.explained():
             told = arguments.command(arguments)
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except (UserError, TryAgainError) as error:
+        parser.exit(2 if isinstance(error, UserError) else 75, f"{parser.prog}: error: {error}\n")
     sys.stdout.write(f"{told}\n")
 
 
