@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import re
 import signal
 import sys
@@ -16,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from mlapp import config as configuration
 from mlapp import ended, ledger, pins, storage, tracking
-from mlapp.errors import Dismissed, Terminated, TryAgainError, UserError, raise_terminated
+from mlapp.errors import Dismissed, OneLineError, Terminated, UserError, raise_terminated
 from mlapp.quiet import stdout_to_stderr
 from mlapp.result import StageResult
 from mlapp.schema import Config
@@ -52,12 +51,11 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
             if result := perform(stage, one):
                 ended.tell(arguments.ended_to, 0, uri=result.reference)
                 print(result.uri, flush=True)
-    except (UserError, TryAgainError) as error:
+    except OneLineError as error:
         line = f"{parser.prog}: error: {error}"
         print(line, file=sys.stderr)
-        code = 2 if isinstance(error, UserError) else os.EX_TEMPFAIL
-        ended.tell(arguments.ended_to, code, reason=line)
-        sys.exit(code)
+        ended.tell(arguments.ended_to, error.exit_code, reason=line)
+        sys.exit(error.exit_code)
     except (Terminated, KeyboardInterrupt):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not cut the end short
         line = f"{parser.prog}: stopped; the same command takes the work up again"

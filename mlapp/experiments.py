@@ -15,7 +15,7 @@ from typing import Any
 from upath import UPath
 
 from mlapp import pins, run_comparison, run_history, run_index, run_pages, storage, text_table
-from mlapp.errors import UserError
+from mlapp.errors import OneLineError, UserError
 from mlapp.run_history import Run
 from mlapp.run_index import Overview
 
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             names = [run.run for run in runs]
             chosen = [run_history.read_named(area, run_history.find(names, name, area)) for name in arguments.run]
         print(arguments.command(chosen, arguments.json))
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except OneLineError as error:
+        parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from typing import Literal
 from upath import UPath
 
 from mlapp import pins, run_history, storage
-from mlapp.errors import UserError
+from mlapp.errors import OneLineError, UserError
 from mlapp.registry import catalogue
 from mlapp.registry.bundle import MANIFEST, Manifest
 from mlapp.registry.pointer import BUNDLE_ID, Pointer
@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     try:
         found = clean(pins.load().storage, arguments.older_than, remove_them=arguments.yes)
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except OneLineError as error:
+        parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
     sys.stdout.write(f"{report(found, removed=arguments.yes)}\n")
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args
 from upath import UPath
 
 from mlapp import storage
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 from mlapp.etl import class_folders, debian_package, fashion_mnist, image_folder, picture
 from mlapp.etl.download import MissingFileError, download
 from mlapp.etl.raw_data import Part
@@ -122,7 +122,7 @@ def existing_folder(uri: str) -> UPath:
         folder = storage.at(os.path.expanduser(uri) if uri.startswith("~") else uri)
         with storage.explained():
             exists, is_folder = folder.exists(), folder.is_dir()
-    except UserError:
+    except (UserError, TryAgainError):
         raise
     # Every kind of remote storage has exceptions of its own: not installed, no credentials, no such bucket, no network.
     except Exception as error:

@@ -9,6 +9,7 @@ from upath import UPath
 from mlapp import plain, storage
 from mlapp.errors import UserError
 from mlapp.registry.bundle import verify
+from mlapp.registry.keys import UNSIGNED
 from mlapp.schema import Signing
 
 LABELS, PREPROCESSING = "labels.json", "preprocessing.json"
@@ -16,7 +17,9 @@ SHOWN = 5
 CURE = "train under another promotion.name (unset, it is the data's own name)"
 
 
-def refuse_other_questions(place: UPath, classes: tuple[str, ...], shape: tuple[int, ...], keys: Signing) -> None:
+def refuse_other_questions(
+    place: UPath, classes: tuple[str, ...], shape: tuple[int, ...], keys: Signing = UNSIGNED
+) -> None:
     """A `UserError` unless the bundle answers for these classes, in this order, on images of this shape.
 
     It must be whole, and signed where ``keys`` name a public key.

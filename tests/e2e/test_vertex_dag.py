@@ -1,7 +1,7 @@
 """The whole training DAG with its stages as Vertex AI jobs and its files in Cloud Storage, both on loopback.
 
-The jobs' own arguments and environment are executed, in processes that share nothing with the DAG but the buckets. Bad
-weather (`loopback.chaos`) is before both services: nothing may be lost, done twice or cancelled for it.
+The jobs' own arguments and environment are executed, in processes that share nothing with the DAG's but the buckets.
+Bad weather (`loopback.chaos`) is before both services: nothing may be lost, done twice or cancelled for it.
 """
 
 from __future__ import annotations
