@@ -22,13 +22,13 @@ def trigger_form(*sections: str, preset: str = "the settings to start from") -> 
     """One Param for each setting of these sections, or of all; left empty, the preset decides.
 
     A Param is named as a run's conf names the setting, ``training.epochs``. ``preset`` describes the first field.
-    Preset and deployment may be files, so their names are proposals; configure refuses others.
+    Preset and deployment may be files, so their names are proposals.
     """
-    form = {"preset": Param(DEFAULT_PRESET, type="string", examples=preset_names(), description=preset)}
+    form = {"preset": Param(DEFAULT_PRESET, type="string", **_named(preset_names()), description=preset)}
     form["deployment"] = Param(
         None,
         type=["string", "null"],
-        examples=preset_names(DEPLOYMENTS),
+        **_named(preset_names(DEPLOYMENTS)),
         description="where it runs and what that needs; empty: as the environment says, else on this machine",
     )
     for name in sections or Config.model_fields:
@@ -46,6 +46,11 @@ def show_form(made: DAG, form: dict[str, Param]) -> None:
     sees as ``params`` are its DAG's in any case.
     """
     made.params = form
+
+
+def _named(names: list[str]) -> dict[str, Any]:
+    """The rules for one of these names, or a YAML file."""
+    return {"examples": names, "pattern": rf"^({'|'.join(names)}|.+\.ya?ml)$"}
 
 
 def _purpose(model: type) -> str:

@@ -24,9 +24,9 @@ PATIENCE_S = 420.0
 
 
 class Airflow:
-    """`airflow standalone` in a workspace, and its REST API."""
+    """What `make airflow` starts, in a workspace, and its REST API."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, more: dict[str, str]) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -38,9 +38,13 @@ class Airflow:
         }
         self.log = (workspace.folder / "standalone.log").open("w")
         self.process = subprocess.Popen(
-            ["bash", "-c", f'source "{ROOT}/env.sh" && exec airflow standalone'],
+            [
+                "bash",
+                "-c",
+                f'source "{ROOT}/env.sh" && export AIRFLOW__API__PORT={self.port} && exec airflow standalone',
+            ],
             cwd=workspace.folder,
-            env={**workspace.environ, **settings, "AIRFLOW__API__PORT": str(self.port), "PATH": os.environ["PATH"]},
+            env={**workspace.environ, **settings, **more, "PATH": os.environ["PATH"]},
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=subprocess.STDOUT,
@@ -104,9 +108,9 @@ class Airflow:
 
 
 @contextmanager
-def standalone(workspace: Workspace, *dags: str) -> Iterator[Airflow]:
+def standalone(workspace: Workspace, *dags: str, **more: str) -> Iterator[Airflow]:
     """Airflow, up and with these DAGs known."""
-    server = Airflow(workspace)
+    server = Airflow(workspace, more)
     try:
         deadline = time.monotonic() + 120
         while True:
