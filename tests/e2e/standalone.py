@@ -36,6 +36,7 @@ class Airflow:
             for section, values in read_preset(PRESET).items()
             for name, value in values.items()
         }
+        environ = {**workspace.environ, **settings, **more, "PATH": os.environ["PATH"]}
         self.log = (workspace.folder / "standalone.log").open("w")
         self.process = subprocess.Popen(
             [
@@ -44,7 +45,7 @@ class Airflow:
                 f'source "{ROOT}/env.sh" && export AIRFLOW__API__PORT={self.port} && exec airflow standalone',
             ],
             cwd=workspace.folder,
-            env={**workspace.environ, **settings, **more, "PATH": os.environ["PATH"]},
+            env={name: value for name, value in environ.items() if value},  # what is empty takes a setting out
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=subprocess.STDOUT,

@@ -44,7 +44,7 @@ def airflow(workspace: Workspace, raw_uri: str) -> Iterator[Airflow]:
         "MLAPP_DATA__SOURCE": str(small_source(raw_uri, workspace.folder)),
         "MLAPP_DATA__NAME": "small",
         "MLAPP_PROMOTION__NAME": NAME,
-        "MLAPP_TRANSFORM__LIMIT": "null",
+        "MLAPP_TRANSFORM__LIMIT": "",
     }
     with standalone(workspace, DATA, TRAINING, MLAPP_DATA_SCHEDULE="0 4 * * *", **settings) as server:
         yield server
