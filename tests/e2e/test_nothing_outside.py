@@ -18,7 +18,7 @@ PRIVATE = """
 set -e
 mount --make-rprivate /
 for kept in "$PROJECT" "$OWN"; do
-  case "$kept" in /tmp/*) mkdir -p "$SHARED/tmp/${kept#/tmp/}"; mount --rbind "$kept" "$SHARED/tmp/${kept#/tmp/}" ;; esac
+  case "$kept" in /tmp/*) mkdir -p "$SHARED$kept" && mount --rbind "$kept" "$SHARED$kept" ;; esac
 done
 for place in dev/shm var/tmp tmp; do
   mkdir -p "$SHARED/$place"; mount --rbind "$SHARED/$place" "/$place"
