@@ -31,6 +31,9 @@ REQUIREMENTS := requirements-dev.txt
 LOCK := $(shell sha256sum $(REQUIREMENTS) | cut -c1-12)
 INSTALLED := .venv/installed-$(LOCK)
 # Airflow's homes: one for `make run`, one for `make airflow`. AIRFLOW_HOME is another Airflow's, and left alone.
+ifneq ($(words $(MLAPP_AIRFLOW_HOME)),$(if $(MLAPP_AIRFLOW_HOME),1,0))
+$(error MLAPP_AIRFLOW_HOME holds a space: give a folder without one)
+endif
 MIGRATED := $(or $(MLAPP_AIRFLOW_HOME),.airflow)/terminal/migrated-$(LOCK)
 
 .PHONY: help env run airflow test fault-test test-container bench bench-quick deploy

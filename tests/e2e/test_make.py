@@ -151,12 +151,13 @@ def test_another_airflows_home_is_left_alone(project):
 
 
 def test_the_homes_can_be_elsewhere(project):
-    elsewhere = project.folder / "else where"
     made = project.make("env", MLAPP_AIRFLOW_HOME=str(project.folder / "elsewhere"))
     assert made.returncode == 0, made.stderr
     assert not (project.folder / ".airflow").exists()
     assert (project.folder / "elsewhere" / "terminal" / ".mlapp").exists()
-    assert not elsewhere.exists()
+    refused = project.make("env", MLAPP_AIRFLOW_HOME="/else where")
+    assert refused.returncode != 0
+    assert "MLAPP_AIRFLOW_HOME holds a space: give a folder without one" in refused.stderr
 
 
 def test_without_a_word_it_is_the_quick_preset(project):

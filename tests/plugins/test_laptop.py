@@ -83,6 +83,19 @@ def test_a_run_ends_in_the_database_whatever_ends_its_command(home: Path, number
     assert [state for run, state in states(home, "task_instance") if run == "mine"] == ["success", *["failed"] * 3]
 
 
+def test_a_run_does_not_outlive_the_make_that_started_it(home: Path) -> None:
+    wait = "laptop_homes.end_with_make(); print('on', flush=True); time.sleep(60)"
+    code = f"import sys, time; sys.path.insert(0, {str(PLUGINS)!r}); import laptop_homes; {wait}"
+    (home / "Makefile").write_text(f'run:\n\t@exec {sys.executable} -c "{code}"\n')
+    with subprocess.Popen(["make", "run"], cwd=home, stdout=subprocess.PIPE, text=True) as make:
+        assert make.stdout
+        assert make.stdout.readline() == "on\n"
+        make.kill()
+        began = time.monotonic()
+        assert make.stdout.read() == "", "the pipe is closed once nobody is left to write to it"
+    assert time.monotonic() - began < 30
+
+
 def test_a_finished_run_stays_as_it_is(home: Path) -> None:
     assert not laptop_runs.end_run(home / laptop_homes.DATABASE, "d", "done")
     assert ("done", "success") in states(home, "dag_run")
