@@ -23,7 +23,7 @@ def trigger_form(*sections: str, preset: str = PRESET) -> dict[str, Param]:
     """One Param for each setting of these sections, or of all; left empty, the preset decides.
 
     A Param is named as a run's conf names the setting, ``training.epochs``. ``preset`` describes the first field.
-    Preset and deployment may be files, so their names are proposals; configure refuses others.
+    Preset and deployment may be files, so their names are proposals.
     """
     form = {"preset": Param(DEFAULT_PRESET, type="string", **_named(preset_names()), description=preset)}
     form["deployment"] = Param(
@@ -53,6 +53,11 @@ def show_form(made: DAG, form: dict[str, Param]) -> None:
     sees as ``params`` are its DAG's in any case.
     """
     made.params = form
+
+
+def _named(names: list[str]) -> dict[str, Any]:
+    """The rules for one of these names, or a YAML file."""
+    return {"examples": names, "pattern": rf"^({'|'.join(names)}|.+\.ya?ml)$"}
 
 
 def _purpose(model: type) -> str:

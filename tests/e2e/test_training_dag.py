@@ -81,8 +81,9 @@ def test_every_stage_is_recorded_in_the_runs_folder_and_is_a_run_of_its_group(wo
 
 
 def test_tasks_hand_on_uris_of_results_and_never_data(workspace, first):
-    with sqlite3.connect(workspace.folder / "airflow" / "airflow.db") as database:
+    with sqlite3.connect(workspace.folder / "airflow" / "terminal" / "airflow.db") as database:
         rows = database.execute("select task_id, value from xcom where key = 'return_value'").fetchall()
+        assert database.execute("select count(*) from asset_event").fetchone() == (0,), "a terminal announces nothing"
     values = {task: json.loads(value) for task, value in rows if task not in ("wanted", "widths", "sparsities")}
     assert {task for task, value in values.items() if value == ""} == {"image", "approve", "register", "log_experiment"}
     assert {task for task, value in values.items() if value} == {
