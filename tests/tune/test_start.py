@@ -6,16 +6,19 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlapp.errors import UserError
 from mlapp.result import StageResult
+from mlapp.schema import Tuning
 from mlapp.tune import cluster, processes, session, tuner, watch
-from tests.tune.conftest import ROOT
+from tests.tune.conftest import ROOT, session_folders
 
 Make = Callable[..., tuner.TunerConfig]
 
@@ -72,6 +75,30 @@ def test_what_comes_up_in_time_is_left_alone() -> None:
         assert child.poll() is None
         assert not too_late.is_set()
         child.kill()
+
+
+@pytest.mark.usefixtures("temporary")
+def test_what_ray_says_when_it_cannot_start_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without a Ray: what it raises, what its logs hold, and that nothing of its environment or folder stays."""
+
+    def fail(**settings: Any) -> None:
+        assert settings["_node_ip_address"] == "127.0.0.1"
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        assert "PLANTED_SECRET" not in os.environ
+        logs = Path(settings["_temp_dir"]) / "session_2026-01-01" / "logs"
+        logs.mkdir(parents=True)
+        (logs / "raylet.err").write_text("No space left on device\n")
+        raise RuntimeError("the raylet ended\nwith much more to say")
+
+    monkeypatch.setattr(cluster, "_init", fail)
+    monkeypatch.setenv("PLANTED_SECRET", "x")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = dict(os.environ)
+    told = r"^Ray could not be started \(the raylet ended; raylet\.err: No space left on device\): see that memory"
+    with pytest.raises(UserError, match=told), cluster.connected(Tuning(trials=1), tmp_path):
+        pass
+    assert {**os.environ, "RAY_CLIENT_MODE": ""} == {**before, "RAY_CLIENT_MODE": ""}
+    assert not session_folders(Path(tempfile.gettempdir()))
 
 
 @pytest.mark.usefixtures("nothing_left", "tiny_trainer")
