@@ -82,7 +82,7 @@ def run(config: DnnPrunerConfig, workdir: Path) -> Outcome:
     _, sparsity, _, model, history = (
         max(passing, key=lambda trial: trial[1]) if passing else max(tried, key=lambda trial: trial[2])
     )
-    require_learnt(history, dataset)
+    require_learnt(history, dataset, config)
     artifacts, candidates = export(
         model,
         dataset,

@@ -65,7 +65,7 @@ def run(config: DnnTrainerConfig, workdir: Path) -> Outcome:
     dataset = Dataset.open(config.data)
     with chosen(config.devices):
         model, history = fit(config, dataset, workdir)
-    require_learnt(history, dataset)
+    require_learnt(history, dataset, config)
     both_sides = config.both_sides and policy_of(config.augmentation, config.flip).mirrors
     if both_sides:
         model = nets.with_both_sides(model, dataset, config)

@@ -99,7 +99,7 @@ def run(config: KnowledgeDistillerConfig, workdir: Path) -> Outcome:
     with chosen(config.devices):
         config = within_budget(config, dataset)
         student, history = fit(config, dataset, workdir)
-    require_learnt(history, dataset)
+    require_learnt(history, dataset, config)
     artifacts, candidates = export(
         student,
         dataset,

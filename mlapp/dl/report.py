@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from mlapp.schema import Optimization
 from mlapp.vetting.scorer import score
 
 RISE = 1.5  # of the training loss, over a whole training
+JUDGED_STEPS = 40  # a training of fewer is warned about: the averages of batch normalisation still lag behind
+log = logging.getLogger("mlapp")
 
 
 def outcome(
@@ -36,18 +39,27 @@ def outcome(
     return Outcome(artifacts=dict(written), metrics=metrics | _metrics(scores), headline=headline)
 
 
-def require_learnt(history: list[dict[str, float]], dataset: Dataset) -> None:
+def require_learnt(history: list[dict[str, float]], dataset: Dataset, config: Optimization) -> None:
     """A `UserError` if a training has diverged, or its best epoch is no better than chance."""
+    if line := _failure(history, dataset):
+        images = int(dataset.description["splits"]["train"]["images"])
+        if images // config.batch_size * len(history) >= JUDGED_STEPS:
+            raise UserError(line)
+        log.warning("%s", line)
+
+
+def _failure(history: list[dict[str, float]], dataset: Dataset) -> str | None:
     classes, first, last = len(dataset.classes), history[0], history[-1]
     cure = "lower learning_rate or batch_size, raise epochs, or look at the data"
     if last["loss"] > RISE * first["loss"] and last["validation_loss"] > math.log(classes):
-        raise UserError(f"the loss rose from {first['loss']:.3g} to {last['loss']:.3g}: training diverged; {cure}")
+        return f"the loss rose from {first['loss']:.3g} to {last['loss']:.3g}: training diverged; {cure}"
     best = max(record["validation_accuracy"] for record in history)
     if best <= 1 / classes:
-        raise UserError(
+        return (
             f"the network has learnt nothing: {100 * best:.1f} % on validation at best, and guessing among {classes} "
             f"classes gives {100 / classes:.1f} %: {cure}"
         )
+    return None
 
 
 def _headline(candidates: list[Candidate]) -> str:

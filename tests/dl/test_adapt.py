@@ -99,14 +99,19 @@ def records(*accuracies: float, loss: tuple[float, float] = (1.0, 0.5)) -> list[
     ]
 
 
-def test_a_training_that_learnt_nothing_or_diverged_is_refused(planted: Dataset) -> None:
+def test_a_training_that_learnt_nothing_or_diverged_is_refused(
+    planted: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
     """Ten classes: guessing gives 10 %, and a validation loss of 2.3."""
-    require_learnt(records(0.1, 0.11), planted)
-    require_learnt(records(0.3, 0.5, loss=(0.01, 0.4)), planted)
+    config, few = Training(batch_size=50), Training(batch_size=128)
+    require_learnt(records(0.1, 0.11), planted, config)
+    require_learnt(records(0.3, 0.5, loss=(0.01, 0.4)), planted, config)
+    require_learnt(records(0.05, 0.1), planted, few)
+    assert "has learnt nothing: 10.0 % on validation" in caplog.text
     with pytest.raises(UserError, match=r"learnt nothing: 10\.0 % on validation at best, and guessing among 10"):
-        require_learnt(records(0.05, 0.1), planted)
+        require_learnt(records(0.05, 0.1), planted, config)
     with pytest.raises(UserError, match=r"the loss rose from 6 to 48: training diverged; lower learning_rate"):
-        require_learnt(records(0.3, 0.2, loss=(6.0, 48.0)), planted)
+        require_learnt(records(0.3, 0.2, loss=(6.0, 48.0)), planted, config)
 
 
 def test_uneven_classes_get_a_balanced_accuracy_and_their_worst_class(planted: Dataset) -> None:
