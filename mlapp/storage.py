@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -187,9 +188,17 @@ def fetch_named(folder: UPath, names: Collection[str]) -> UPath:
 _copies: dict[tuple[str, str], Path] = {}
 
 
-@functools.cache
+_making = threading.Lock()
+
+
 def _fetched() -> tempfile.TemporaryDirectory[str]:
     """Where this process keeps copies of remote files; removed when it ends."""
+    with _making:  # else two threads make one each, and that of the first vanishes with what it holds
+        return _folder()
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="mlapp-fetch-")
 
 
