@@ -1,10 +1,14 @@
-# Two commands do it all: `make run` and `make test`. Both make what they need first, and both are safe to repeat.
+# Three commands do it all: `make run`, `make test` and `make airflow`. Each makes what it needs first and is safe to repeat.
 SHELL := /bin/bash
 PYTHON ?= python3.11
 PRESET ?= quick
 DAG ?= fashion_mnist_training
 ENVIRONMENT ?= mlapp
 CONF ?= {}
+HOST ?=
+PORT ?=
+PASSWORDS ?=
+ANNOUNCE ?=
 # Two at a time, each file in one process: what a file prepares is prepared once.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
@@ -16,14 +20,19 @@ override ENVIRONMENT := $(value ENVIRONMENT)
 override REGION := $(value REGION)
 override PROJECT := $(value PROJECT)
 override BUCKET := $(value BUCKET)
-export CONF PRESET DAG ENVIRONMENT REGION PROJECT BUCKET
+override HOST := $(value HOST)
+override PORT := $(value PORT)
+override PASSWORDS := $(value PASSWORDS)
+override ANNOUNCE := $(value ANNOUNCE)
+export CONF PRESET DAG ENVIRONMENT REGION PROJECT BUCKET HOST PORT PASSWORDS ANNOUNCE
 
 # A stamp is named for the content that it stands for: other requirements, another stamp, another installation.
 # pip's own lock comes first: what installs the rest is current and verified too.
 REQUIREMENTS := requirements-pip.txt requirements-dev.txt
 LOCK := $(shell cat $(REQUIREMENTS) | sha256sum | cut -c1-12)
 INSTALLED := .venv/installed-$(LOCK)
-MIGRATED := .airflow/migrated-$(LOCK)
+# Airflow's homes: one for `make run`, one for `make airflow`. AIRFLOW_HOME is another Airflow's, and left alone.
+MIGRATED := $(or $(MLAPP_AIRFLOW_HOME),.airflow)/terminal/migrated-$(LOCK)
 
 # What a lock may hold: nothing that was published later. Versions stay as they are where they fit; UPGRADE=--upgrade takes
 # the newest.
@@ -32,11 +41,11 @@ UPGRADE ?=
 COMPILE = uv pip compile --quiet --python-version 3.11 --exclude-newer $(BEFORE) $(UPGRADE) --generate-hashes \
   --no-emit-index-url --custom-compile-command 'make lock'
 
-.PHONY: help env lock run test fault-test test-container bench bench-quick deploy
+.PHONY: help env lock run airflow test fault-test test-container bench bench-quick deploy
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to make
-	@echo "usage: make TARGET [DAG=fashion_mnist_data] [PRESET=quick] [CONF='{\"training.epochs\": 3}'] [PYTHON=python3.11]"
+	@echo "usage: make TARGET [DAG=fashion_mnist_data] [PRESET=quick] [ANNOUNCE=1] [CONF='{\"training.epochs\": 3}'] [PYTHON=python3.11]"
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 18
 
 env: $(INSTALLED) $(MIGRATED) ## Create the environment: .venv from the pinned requirements, Airflow's database
@@ -49,7 +58,10 @@ lock: env ## Regenerate every lock from pyproject.toml, with hashes: BEFORE=2026
 	@source ./env.sh && $(COMPILE) --extra cuda -c requirements-training.txt pyproject.toml -o requirements-training-cuda.txt
 
 run: env ## Run a whole DAG, by default the training: data, models, verdict, promotion
-	@source ./env.sh && exec python plugins/dags_test.py "$$DAG" --preset="$$PRESET" --conf="$$CONF"
+	@source ./env.sh && exec python plugins/dags_test.py "$$DAG" --preset="$$PRESET" --conf="$$CONF" $${ANNOUNCE:+--announce}
+
+airflow: env ## Start Airflow on this machine: scheduler, web page and a database of its own [PORT=8080 HOST= PASSWORDS=1]
+	@source ./env.sh && exec python plugins/laptop_airflow.py --host="$$HOST" --port="$$PORT" $${PASSWORDS:+--passwords}
 
 test: env ## Check style and types, run all tests
 	@source ./env.sh && ruff check . && ruff format --check . && mypy && python -m pytest $(PYTEST_ARGS)
@@ -84,8 +96,6 @@ $(INSTALLED):
 	@touch $@
 
 $(MIGRATED): $(INSTALLED)
-	@echo "make: preparing Airflow's database in .airflow"
-	@mkdir -p .airflow && rm -f .airflow/migrated-*
-	@source ./env.sh && AIRFLOW_HOME="$$PWD/.airflow" airflow db migrate >.airflow/migrate.log 2>&1 \
-	  || { cat .airflow/migrate.log; echo "make: the database could not be prepared: remove .airflow and run again"; exit 1; } >&2
-	@touch $@
+	@echo "make: preparing Airflow's database in $(@D)"
+	@source ./env.sh && python plugins/laptop_homes.py
+	@rm -f $(@D)/migrated-* && touch $@

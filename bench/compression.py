@@ -33,7 +33,7 @@ CLUSTERS = (16, 32, 64)
 def main(data: str, student: str, teacher: str, epochs: int = 4) -> None:
     """Measure every way and print them."""
     dataset = Dataset.open(data)
-    plain = load_from(student)
+    plain = load_from(student, dataset)
     settings = Pruning(epochs=epochs, patience=epochs, optimizer="adam", learning_rate=5e-4)
     train, validation = taught(dataset, teacher, settings.augmentation), dataset.split("validation")
 

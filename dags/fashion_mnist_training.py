@@ -2,14 +2,15 @@
 ### Fashion-MNIST, from raw files to a vetted model
 
 A run is started by hand, or by new data: `fashion_mnist_data` announces them, and data that were trained on already
-start nothing (**wanted**). The run's settings are resolved once (**configure**). The data set is fetched (**extract**),
-checked (**validate**) and split (**transform**). A teacher network learns from it (**train**), students of several
-widths learn from the teacher (**distill**), and the best student loses filters or weights at several sparsities
-(**prune**). Settings may be searched for first (**tune_…**, where `tuning.trials` is above 0), and boosted trees stand
-beside the networks, to compare them with (**baseline**). The smallest candidate that is nearly as good as the teacher
-on the validation split becomes the challenger (**choose**). It meets the champion on the frozen test set (**vet**) and
-takes its place if it earned it (**promote**) and, where the run asks for that, a person approves (**approve**). The run
-ends by telling which data it trained on (**announce**), and with a table of what came of it (**summarise**), in
+start nothing (**wanted**). The run's settings are resolved once (**configure**). The data set is fetched
+(**extract**), held against the champion that it is to replace (**check_champion**), checked (**validate**) and split
+(**transform**). A teacher network learns from it (**train**), students of several widths learn from the teacher
+(**distill**), and the best student loses filters or weights at several sparsities (**prune**). Settings may be
+searched for first (**tune_…**, where `tuning.trials` is above 0), and boosted trees stand beside the networks, to
+compare them with (**baseline**). The smallest candidate that is nearly as good as the teacher on the validation split
+becomes the challenger (**choose**). It meets the champion on the frozen test set (**vet**) and takes its place if it
+earned it (**promote**) and, where the run asks for that, a person approves (**approve**). The run ends by telling
+which data it trained on (**announce**), and with a table of what came of it (**summarise**), in
 `experiments/<date>-<run>/`. If the run asks for it, Vertex AI is shown the model (**register**) and the run
 (**log_experiment**).
 
@@ -29,8 +30,8 @@ from datetime import timedelta
 
 from airflow.sdk import dag, task
 from approval import Approval
-from stage_wiring import BY, COMMON, HOURS, Stages, asked, setting_of
-from training_assets import DATA, MODEL, announce_model, is_news
+from stage_wiring import BY, COMMON, HOURS, RUN_FOLDER, Stages, access_to, asked, setting_of
+from training_assets import DATA, MODEL, announce_model, as_announced, is_news
 from trigger_form import show_form, trigger_form
 
 
@@ -41,6 +42,7 @@ from trigger_form import show_form, trigger_form
     schedule=[DATA],
     dagrun_timeout=timedelta(days=5),  # of which a person may take three to approve
     tags=["training", "fashion-mnist"],
+    access_control=access_to("fashion_mnist_training"),
     **COMMON,
 )
 def fashion_mnist_training() -> None:
@@ -48,7 +50,10 @@ def fashion_mnist_training() -> None:
     wanted = task.short_circuit(task_id="wanted", inlets=[MODEL])(is_news)()
     stages = Stages(data_of="{{ config_of_data(triggering_asset_events) }}")
     wanted >> stages.config
-    raw, report, data = stages.data()
+    raw, report, prepared = stages.data()
+    checked = stages.here("check_champion", "mlapp.registry.check_champion", raw=raw)
+    checked >> report
+    data = task(task_id="as_announced")(as_announced)(prepared)
     tuned = stages.tuned("train", data=data)
     teacher = stages.one("train", "mlapp.dl.dnn_trainer", HOURS, data=data, tuned=tuned)
     tuned_baseline = stages.tuned("baseline", data=data)
@@ -87,6 +92,7 @@ def fashion_mnist_training() -> None:
     )
     answer = Approval(
         task_id="approve",
+        config=stages.config,
         verdict=verdict,
         wanted=asked(setting_of("promotion.approval")),
         hours=asked(setting_of("promotion.approval_hours")),
@@ -102,9 +108,8 @@ def fashion_mnist_training() -> None:
         results=[raw, report, data, *searches, *models],
         by=BY,
     )
-    announced = task(task_id="announce", outlets=[MODEL])(announce_model)(data, promoted)
+    task(task_id="announce", outlets=[MODEL])(announce_model)(data, promoted)
     summary = stages.summary([raw, report, data, *searches, *models, challenger, verdict, promoted])
-    announced >> summary
     registered = stages.optional(
         "register", "mlapp.registry.vertex_registry", "registration.model_registry", promoted=promoted
     )
@@ -112,7 +117,7 @@ def fashion_mnist_training() -> None:
         "log_experiment",
         "mlapp.registry.vertex_experiment",
         "registration.experiment",
-        folder="{{ ti.xcom_pull('configure').removesuffix('/config.json') }}",
+        folder=asked(RUN_FOLDER),
     )
     [summary, registered] >> logged
 

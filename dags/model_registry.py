@@ -10,15 +10,22 @@ What there is: `python -m mlapp.registry list`.
 
 from airflow.sdk import Param, dag, task
 from registry_moves import move
-from stage_wiring import BY, COMMON, MINUTES
+from stage_wiring import BY, COMMON, MINUTES, SETTINGS, access_to
 from trigger_form import show_form, trigger_form
 
 WHAT = {
-    "action": Param("rollback", enum=["rollback", "promote"], description="to the champion's predecessor, or a bundle"),
+    # Without defaults: nobody moves the champion by pressing a button unread.
+    "action": Param(
+        type="string",
+        enum=["rollback", "promote"],
+        description="to the champion's predecessor, or to a bundle; required",
+    ),
     "bundle": Param(
         None, type=["string", "null"], pattern="^[0-9a-f]{12}$", description="of promote: the id of the bundle"
     ),
-    "why": Param("by hand", type="string", minLength=1, maxLength=500, description="for the history"),
+    "why": Param(
+        type="string", minLength=3, maxLength=500, pattern=r"\S", description="the reason, for the history; required"
+    ),
 }
 
 
@@ -28,11 +35,12 @@ WHAT = {
     schedule=None,
     dagrun_timeout=MINUTES,
     tags=["maintenance"],
+    access_control=access_to("model_registry"),
     **COMMON,
 )
 def model_registry() -> None:
     """Move."""
-    task(task_id="move")(move)("{{ params | tojson }}", BY)
+    task(task_id="move")(move)(SETTINGS, BY)
 
 
 show_form(model_registry(), {**WHAT, **trigger_form("storage", "promotion", "signing")})

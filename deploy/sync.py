@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import base64
+import fnmatch
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,13 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from mlapp import authenticate, storage
-from mlapp.errors import UserError
+from mlapp.errors import OneLineError, UserError
 from mlapp.images.context import BESIDE_THE_PACKAGE
 
 ROOT = Path(__file__).parents[1]
 DEPLOYED = "dags/mlapp/DEPLOYED"
 # Folders of dags/ that hold no DAGs, and would cost time if they were searched for some.
-IGNORED = ("mlapp/", "deploy/")
+IGNORED = ("mlapp/", "deploy/presets/")
+# What earlier versions added, which also hid other teams' files of the same names, in whatever folder.
+OUTDATED = (
+    ("mlapp/", "deploy/"),
+    (
+        "# What DAGs import by name is no plugin: Airflow would load each of these files a second time.",
+        *("approval.py", "stage_operator.py", "stage_runner.py", "stage_wiring.py", "local_runner.py"),
+        *("registry_moves.py", "training_assets.py", "trigger_form.py", "dags_test.py", "vertex_*.py"),
+    ),
+)
 
 
 def tree(root: Path = ROOT) -> dict[str, Path]:
@@ -58,8 +69,8 @@ def sync(bucket: str, files: Mapping[str, Path], *, dry_run: bool = False) -> li
     gone = sorted((earlier & set(there)) - set(files))
     if not dry_run:
         _note(place, earlier | set(files))  # before anything else: what is cut off is known to be ours the next time
-        _ignore(place, there, "dags/.airflowignore", IGNORED)
-        _ignore(place, there, "plugins/.airflowignore", (ROOT / "plugins" / ".airflowignore").read_text().splitlines())
+        _ignore(place, there, "dags/.airflowignore", anchored(IGNORED))
+        _ignore(place, there, "plugins/.airflowignore", anchored(not_plugins()))
         for path in changed:
             place.fs.put_file(str(files[path]), _key(place, path), consistency="md5")
         for path in gone:
@@ -91,7 +102,7 @@ def bucket_of(environment: str, region: str, project: str | None) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Deploy from the command line. Exit codes: 0 done, 2 something the user can mend."""
+    """Deploy from the command line. Exit codes: 0 done, 2 the user can fix it, 75 run again."""
     parser = argparse.ArgumentParser(
         prog="python deploy/sync.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -104,10 +115,17 @@ def main(argv: list[str] | None = None) -> None:
     try:
         bucket = _bucket(arguments)
         done = _explained(bucket, dry_run=arguments.dry_run)
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except OneLineError as error:
+        parser.exit(2 if isinstance(error, UserError) else os.EX_TEMPFAIL, f"{parser.prog}: error: {error}\n")
     sys.stdout.writelines(f"{line}\n" for line in done)
+    sys.stdout.write(f"the reaper of jobs that nobody waits for must be on: `{reaper_on(arguments)}`\n")
     sys.stdout.write(f"{len(done)} changes in {bucket}{' would be made' if arguments.dry_run else ''}\n")
+
+
+def reaper_on(arguments: argparse.Namespace) -> str:
+    """The command that switches on `dags/vertex_reaper.py`, where a deployment of before has left it off."""
+    where = f"--location={arguments.region or 'REGION'}{f' --project={arguments.project}' if arguments.project else ''}"
+    return f"gcloud composer environments run {arguments.environment} {where} dags unpause -- vertex_reaper"
 
 
 def _bucket(arguments: argparse.Namespace) -> str:
@@ -175,11 +193,36 @@ def _note(place: Any, paths: set[str]) -> None:
     place.fs.pipe_file(_key(place, DEPLOYED), "".join(f"{path}\n" for path in sorted(paths)).encode())
 
 
+def not_plugins(root: Path = ROOT) -> list[str]:
+    """Our files in plugins/ that DAGs import by name, as the ignore file there lists them."""
+    lines = (root / "plugins" / ".airflowignore").read_text(encoding="utf-8").splitlines()
+    patterns = [line.lstrip("/") for line in lines if line and not line.startswith("#")]
+    names = sorted(file.name for file in root.glob("plugins/*.py"))
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def anchored(paths: Sequence[str]) -> list[str]:
+    """Lines of an ignore file for these very paths and none of the same name elsewhere, in both of Airflow's syntaxes.
+
+    Whichever is set, the lines for the other one match nothing: `**` after a character is no regular expression, which
+    Airflow passes over, and no file has a name with `^` and `$`.
+    """
+    globs = [f"/{path}**" for path in paths]
+    expressions = [f"^{re.escape(path.rstrip('/'))}{'(/|$)' if path.endswith('/') else '$'}" for path in paths]
+    return [*globs, *expressions]
+
+
 def _ignore(place: Any, there: Mapping[str, str], path: str, wanted: Sequence[str]) -> None:
-    """Add lines to an ignore file, which is everybody's."""
-    lines = _read(place, path).splitlines() if path in there else []
-    if missing := [line for line in wanted if line not in lines]:
-        place.fs.pipe_file(_key(place, path), "".join(f"{line}\n" for line in [*lines, *missing]).encode())
+    """Add lines to an ignore file, which is everybody's, in place of those that an earlier version added."""
+    before = _read(place, path).splitlines() if path in there else []
+    lines = before
+    for old in OUTDATED:
+        starts = [at for at in range(len(lines)) if tuple(lines[at : at + len(old)]) == old]
+        for at in reversed(starts):
+            lines = [*lines[:at], *lines[at + len(old) :]]
+    lines = [*lines, *(line for line in wanted if line not in lines)]
+    if lines != before:
+        place.fs.pipe_file(_key(place, path), "".join(f"{line}\n" for line in lines).encode())
 
 
 if __name__ == "__main__":

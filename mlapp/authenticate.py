@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import os
 import re
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import SecretStr
 
-from mlapp.errors import UserError
+from mlapp.cloud_errors import brief, is_passing, is_unsent
+from mlapp.errors import TryAgainError, UserError
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -22,6 +24,7 @@ SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 LOGIN = "gcloud auth application-default login"
 ENDPOINT = "MLAPP_SECRET_MANAGER_ENDPOINT"  # host:port of a stand-in for Secret Manager, spoken to without TLS
 ANSWER_WITHIN_S = 10.0
+PAUSES_S = (0.2, 1.0, 3.0)  # between attempts at getting a token
 SECRET = re.compile(r"projects/(?P<project>[a-z0-9.:-]+)/secrets/(?P<secret>[\w-]{1,255})(/versions/(\d+|latest))?")
 
 
@@ -45,12 +48,26 @@ def access_token() -> str:
     from google.auth.transport.requests import Request
 
     current: Any = credentials()
-    try:
-        if not current.valid:
-            current.refresh(functools.partial(Request(), timeout=ANSWER_WITHIN_S))
-    except GoogleAuthError as error:
-        raise UserError(f"Google Cloud does not take the credentials ({_line(error)}): run `{LOGIN}`") from error
+    for pause in (*PAUSES_S, None):
+        try:
+            if not current.valid:
+                current.refresh(functools.partial(Request(), timeout=ANSWER_WITHIN_S))
+            break
+        except GoogleAuthError as error:
+            if not is_passing(error) or is_unsent(error):
+                told = f"Google Cloud does not take the credentials ({brief(error, 200)}): run `{LOGIN}`"
+                raise UserError(told) from error
+            if pause is None:
+                raise TryAgainError(f"Google gives no token ({brief(error, 200)}): run again") from error
+            time.sleep(pause)
     return str(current.token)
+
+
+def renew() -> None:
+    """Drop the present token, because somebody refused it: the next `access_token` gets another one."""
+    if _found.cache_info().currsize:
+        current: Any = credentials()
+        current.token = None
 
 
 def secret(name: str) -> SecretStr:
@@ -60,11 +77,11 @@ def secret(name: str) -> SecretStr:
     """
     if not (named := SECRET.fullmatch(name)):
         raise UserError(f"{name!r} names no secret: write projects/PROJECT/secrets/SECRET, or …/versions/VERSION")
-    from google.api_core.exceptions import GoogleAPIError, ServiceUnavailable
-    from google.api_core.retry import Retry, if_exception_type
+    from google.api_core.exceptions import GoogleAPIError
+    from google.api_core.retry import Retry
     from google_crc32c import value as crc32c
 
-    again = Retry(if_exception_type(ServiceUnavailable), initial=0.2, timeout=ANSWER_WITHIN_S)
+    again = Retry(is_passing, initial=0.2, timeout=ANSWER_WITHIN_S)
     try:
         answer = _secret_manager().access_secret_version(
             name=name if "/versions/" in name else f"{name}/versions/latest", timeout=ANSWER_WITHIN_S, retry=again
@@ -94,7 +111,7 @@ def _found() -> tuple[Credentials, str | None]:
         found: tuple[Credentials, str | None] = google.auth.default(scopes=SCOPES)
     except DefaultCredentialsError as error:
         named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-        reason = f" (GOOGLE_APPLICATION_CREDENTIALS={named}: {_line(error)})" if named else ""
+        reason = f" (GOOGLE_APPLICATION_CREDENTIALS={named}: {brief(error, 200)})" if named else ""
         raise UserError(f"no credentials for Google Cloud{reason}: run `{LOGIN}`") from error
     return found
 
@@ -138,8 +155,10 @@ def _explain(error: Exception, name: str, project: str, secret: str) -> NoReturn
             told = f"{name} is disabled or destroyed: run `{enable}`, or {_add(project, secret)}"
         case exceptions.Unauthenticated():
             told = f"Secret Manager does not take the credentials: run `{LOGIN}`"
+        case _ if is_passing(error) and not is_unsent(error):
+            raise TryAgainError(f"Secret Manager does not answer ({brief(error, 200)}): run again") from error
         case _:
-            told = f"Secret Manager did not give {name} ({_line(error)}): run again"
+            told = f"Secret Manager did not give {name} ({brief(error, 200)}): run again"
     raise UserError(told) from error
 
 
@@ -153,8 +172,3 @@ def member() -> str:
     if email := getattr(current, "service_account_email", None):
         return f"serviceAccount:{email}"
     return f"user:{getattr(current, 'account', None) or 'YOUR_ACCOUNT'}"
-
-
-def _line(error: Exception) -> str:
-    """An error's text in one line of reasonable length."""
-    return " ".join(str(error).split())[:200].rstrip(". ")

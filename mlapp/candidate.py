@@ -10,10 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
-
 from mlapp import storage
-from mlapp.errors import UserError
 from mlapp.result import Metric, Record, StageResult
 
 Kind = Literal["teacher", "student", "filters pruned", "weights pruned", "baseline"]
@@ -65,8 +62,4 @@ def write_candidates(candidates: Sequence[Candidate], folder: Path) -> Path:
 
 def read_candidates(result: StageResult) -> list[Candidate]:
     """The candidates that a stage left; a `UserError` if their file is of a form that this code does not know."""
-    path = result.local("candidates")
-    try:
-        return TypeAdapter(list[Candidate]).validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UserError(f"{path} is no list of candidates of this version: run {result.stage} again") from error
+    return result.content("candidates", list[Candidate])

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable
@@ -14,8 +15,9 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from mlapp import config as configuration
-from mlapp import ended, plain, storage, tracking
+from mlapp import ended, ledger, pins, storage, tracking
 from mlapp.errors import Dismissed, Terminated, TryAgainError, UserError, raise_terminated
+from mlapp.quiet import stdout_to_stderr
 from mlapp.result import StageResult
 from mlapp.schema import Config
 from mlapp.section import Section
@@ -24,32 +26,38 @@ from mlapp.trackers import installed
 from mlapp.tracking import tracked_by
 
 log = logging.getLogger("mlapp")
+# Flags of stages that say the same as a setting, which is what they are where they are not given.
+SETTING_OF = {"registry": "storage.registry", "name": "promotion.name"}
+# An override among the values of a flag: no path or URI has a dotted name before its first "=" and no slash there.
+OVERRIDE = re.compile(r"[A-Za-z_]+\.[A-Za-z_.]+=")
 OF_EVERY_STAGE = {"storage", "tracking"}
 
 
 def main(stage: Stage[Any], argv: list[str]) -> None:
-    """Run a stage from its command line. Exit codes: 0 done, 2 the user can mend it, 75 start again, 143 terminated."""
+    """Run a stage from its command line; prints the URI of its result to stdout, everything else to stderr.
+
+    Exit codes: 0 done, 2 the user can mend it, 75 start again, 143 terminated.
+    """
     signal.signal(signal.SIGTERM, raise_terminated)
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     parser = build_parser(stage)
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = overrides_apart(stage, parser.parse_intermixed_args(argv))
     if arguments.schema:
         before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for a reader that wants the first lines only
         print(json.dumps(stage.config.model_json_schema(), indent=2), flush=True)
         signal.signal(signal.SIGPIPE, before)
         return
     try:
-        result = tracked(stage, arguments)
-        ended.tell(arguments.ended_to, 0, uri=result.uri)
+        for one in each_of(stage, arguments):
+            if result := perform(stage, one):
+                ended.tell(arguments.ended_to, 0, uri=result.reference)
+                print(result.uri, flush=True)
     except (UserError, TryAgainError) as error:
         line = f"{parser.prog}: error: {error}"
         print(line, file=sys.stderr)
         code = 2 if isinstance(error, UserError) else os.EX_TEMPFAIL
         ended.tell(arguments.ended_to, code, reason=line)
         sys.exit(code)
-    except Dismissed as told:
-        log.info("%s: %s", stage.name, told)
-        return
     except (Terminated, KeyboardInterrupt):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not cut the end short
         line = f"{parser.prog}: stopped; the same command takes the work up again"
@@ -59,8 +67,44 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
     except Exception as error:
         ended.tell(arguments.ended_to, 1, reason=f"{type(error).__name__}: {error}")
         raise
+
+
+def overrides_apart(stage: Stage[Any], arguments: argparse.Namespace) -> argparse.Namespace:
+    """The parsed arguments, with the overrides taken out of the flags that take several values and swallowed them."""
+    for name in _own_fields(stage):
+        values = getattr(arguments, name)
+        if isinstance(values, list):
+            swallowed = [value for value in values if OVERRIDE.match(value)]
+            setattr(arguments, name, [value for value in values if value not in swallowed] or None)
+            arguments.overrides = [*arguments.overrides, *swallowed]
+    return arguments
+
+
+def each_of(stage: Stage[Any], arguments: argparse.Namespace) -> list[argparse.Namespace]:
+    """The arguments, once for each of the values in the settings where a stage has such and was given none."""
+    if stage.each is None or getattr(arguments, stage.each[0]) is not None:
+        return [arguments]
+    name, setting = stage.each
+    with storage.explained():
+        values = getattr(getattr(settle(stage, arguments), str(stage.section)), setting)
+    if len(values) > 1 and (arguments.workdir or arguments.ended_to):
+        listed = ", ".join(f"{value:g}" for value in values)
+        raise UserError(
+            f"--{name} is missing: with --workdir or --ended-to give one of {stage.section}.{setting}, {listed}"
+        )
+    return [argparse.Namespace(**{**vars(arguments), name: str(value)}) for value in values]
+
+
+def perform(stage: Stage[Any], arguments: argparse.Namespace) -> StageResult | None:
+    """Run the stage and return its result, or None where another process writes it."""
+    try:
+        with stdout_to_stderr():
+            result = tracked(stage, arguments)
+    except Dismissed as told:
+        log.info("%s: %s", stage.name, told)
+        return None
     log.info("%s: %s", stage.name, result.headline or "done")
-    log.info("result: %s", result.uri)
+    return result
 
 
 def tracked(stage: Stage[Any], arguments: argparse.Namespace) -> StageResult:
@@ -71,7 +115,7 @@ def tracked(stage: Stage[Any], arguments: argparse.Namespace) -> StageResult:
         try:
             with storage.explained():
                 config, workdir = prepare(stage, arguments, settings)
-            with tracked_by(*installed.of_stage(settings, workdir)):
+            with tracked_by(*installed.of_stage(settings, workdir)), ledger.kept_in(settings.storage.experiments):
                 return stage.run_resolved(config, workdir, force=arguments.force)
         except UserError as error:
             tracking.failed(f"UserError: {error}")
@@ -85,7 +129,7 @@ def settle(stage: Stage[Any], arguments: argparse.Namespace) -> Config:
         raise UserError(
             f"{stage.name} takes no overrides but those of storage and tracking, not {', '.join(overrides)}"
         )
-    return _resolved(arguments, overrides) if arguments.config else configuration.load(arguments.preset, overrides)
+    return pins.read(arguments.config, overrides) if arguments.config else pins.load(arguments.preset, overrides)
 
 
 def prepare(stage: Stage[Any], arguments: argparse.Namespace, settings: Config | None = None) -> tuple[Section, str]:
@@ -94,6 +138,9 @@ def prepare(stage: Stage[Any], arguments: argparse.Namespace, settings: Config |
     section = getattr(resolved, stage.section).model_dump() if stage.section else {}
     embedded = {name: getattr(resolved, name) for name in _embedded_sections(stage)}
     own = {name: getattr(arguments, name) for name in _own_fields(stage) if getattr(arguments, name) is not None}
+    for name in SETTING_OF.keys() & _own_fields(stage).keys():
+        theirs = pins.value_of(resolved, SETTING_OF[name])
+        own[name] = pins.hold_value(SETTING_OF[name], own[name], theirs) if name in own else theirs
     for name, field in _own_fields(stage).items():
         if field.is_required() and name not in own:
             raise UserError(f"--{name.replace('_', '-')} is missing: give the {field.description}")
@@ -126,24 +173,12 @@ def build_parser(stage: Stage[Any]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--preset", default=configuration.DEFAULT_PRESET, help="preset name or .yaml file (%(default)s)"
     )
-    parser.add_argument("--config", help="URI of a resolved configuration (JSON), instead of a preset")
+    parser.add_argument("--config", help="resolved configuration (JSON), by URI or URI#sha256=…, instead of a preset")
     parser.add_argument("--force", action="store_true", help="compute again even if a valid result stands")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of this stage's config and exit")
     parser.add_argument("--ended-to", metavar="URI", help="also write exit code, result's URI and reason there (JSON)")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="overrides of the configuration")
     return parser
-
-
-def _resolved(arguments: argparse.Namespace, overrides: dict[str, Any]) -> Config:
-    path = storage.at(arguments.config)
-    try:
-        content = plain.from_json(storage.read_text(path))
-    except FileNotFoundError as error:
-        raise storage.missing(path, f"no configuration at {path}: give the URI of a resolved config.json") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    merged = configuration.merge(content, overrides)
-    return configuration.validate(Config, merged, {str(path): content, "the overrides": overrides})
 
 
 def _own_fields(stage: Stage[Any]) -> dict[str, FieldInfo]:

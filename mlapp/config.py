@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
-from mlapp import plain
+from mlapp import address, plain
 from mlapp.errors import UserError
 from mlapp.schema import Config
 
@@ -27,6 +27,8 @@ DEPLOYMENTS = Path(__file__).parents[1] / "deploy" / "presets"
 DEPLOYMENT = "MLAPP_DEPLOYMENT"
 DEFAULT_PRESET = "quick"
 ENVIRONMENT, OVERRIDES = "the environment", "the overrides"
+MOST_TOLD = 10  # of what is wrong, in one line
+LONGEST_QUOTE = 200
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -48,12 +50,19 @@ def layers(
 ) -> dict[str, dict[str, Any]]:
     """What each layer above the defaults sets, by the layer's name, the lowest first."""
     environ = os.environ if environ is None else environ
-    chosen = deployment or environ.get(DEPLOYMENT)
     return {
         f"preset {preset}": read_preset(preset),
+        **operators_layers(environ, deployment),
+        OVERRIDES: nest(overrides or {}),
+    }
+
+
+def operators_layers(environ: Mapping[str, str], deployment: str | None = None) -> dict[str, dict[str, Any]]:
+    """What the environment sets, and below it the deployment: that of a run, else the one the environment names."""
+    chosen = deployment or environ.get(DEPLOYMENT)
+    return {
         **({f"deployment {chosen}": read_preset(chosen, "deployment", DEPLOYMENTS)} if chosen else {}),
         ENVIRONMENT: _from_environment(environ),
-        OVERRIDES: nest(overrides or {}),
     }
 
 
@@ -80,10 +89,15 @@ def read_preset(preset: str, kind: str = "preset", folder: Path = PRESETS) -> di
     by_path = preset.endswith((".yaml", ".yml"))
     path = Path(preset) if by_path else folder / f"{preset}.yaml"
     names = preset_names(folder)
-    if not (path.is_file() if by_path else preset in names):
+    if by_path and (wrong := address.fault(preset, address.LOCAL)):
+        raise UserError(f"{kind}: {wrong}")
+    if not (path.exists() or path.is_symlink() if by_path else preset in names):
         raise UserError(f"no {kind} {preset!r}: choose one of {', '.join(names)}, or give a .yaml file")
+    from mlapp import storage  # not above: the DAGs import this module, and that one takes its time
+
     try:
-        content = plain.from_yaml(path.read_text(encoding="utf-8")) or {}
+        with storage.explained():
+            content = plain.from_yaml(storage.read_small(storage.at(path))) or {}
     except ValueError as error:
         raise UserError(f"{kind} {path} is not YAML: {error}") from error
     if not isinstance(content, dict):
@@ -124,8 +138,9 @@ def validate(model: type[M], values: Mapping[str, Any], layers: Mapping[str, Map
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        told = [_explain(model, dict(detail), layers) for detail in error.errors()]
-        raise UserError("; ".join(dict.fromkeys(told))) from error
+        told = list(dict.fromkeys(_explain(model, dict(detail), layers) for detail in error.errors()))
+        more = [f"and {len(told) - MOST_TOLD:,} more"] if len(told) > MOST_TOLD else []
+        raise UserError("; ".join([*told[:MOST_TOLD], *more])) from error
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -153,14 +168,18 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 def _explain(model: type[BaseModel], detail: dict[str, Any], layers: Mapping[str, Mapping[str, Any]]) -> str:
     location = [str(part) for part in detail["loc"]]
-    name = ".".join(location)
+    name = _short(".".join(location))
     origin = layer_of(location, layers)
     origin = f" (from {origin})" if origin else ""
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {name}{origin}{nearest(location[-1], _siblings(model, location))}"
-    reason = detail["msg"][0].lower() + detail["msg"][1:]
-    given = "" if detail["type"] == "missing" else f", not {detail['input']!r}"
+    reason = _short(detail["msg"][0].lower() + detail["msg"][1:], 5 * LONGEST_QUOTE)
+    given = "" if detail["type"] == "missing" else f", not {_short(repr(detail['input']))}"
     return f"{name}: {reason}{given}{origin}"
+
+
+def _short(text: str, longest: int = LONGEST_QUOTE) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}… ({len(text):,} characters)"
 
 
 def _stands_in(location: Sequence[str], layer: Any) -> bool:

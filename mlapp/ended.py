@@ -6,7 +6,7 @@ import json
 import logging
 
 from mlapp import storage
-from mlapp.errors import UserError
+from mlapp.errors import OneLineError
 
 log = logging.getLogger("mlapp")
 
@@ -22,7 +22,7 @@ def tell(where: str | None, exit_code: int, *, uri: str = "", reason: str = "") 
     try:
         with storage.explained():
             storage.write_text(storage.at(where), content)
-    except UserError as error:
+    except OneLineError as error:
         if exit_code == 0:
             raise
         log.warning("how this ended is not told in %s: %s", where, error)

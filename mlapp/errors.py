@@ -8,11 +8,16 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+def printable(text: str) -> str:
+    """The text in one line: line breaks, terminal escapes and other control characters are escaped."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 class OneLineError(Exception):
-    """An error told in one line, whatever it quotes: line breaks and other control characters stand escaped."""
+    """An error in one line, whatever it quotes."""
 
     def __init__(self, line: str) -> None:
-        super().__init__("".join(each if each.isprintable() else ascii(each)[1:-1] for each in line))
+        super().__init__(printable(line))
 
 
 class UserError(OneLineError):

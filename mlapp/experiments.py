@@ -14,8 +14,7 @@ from typing import Any
 
 from upath import UPath
 
-from mlapp import config as configuration
-from mlapp import run_comparison, run_history, run_index, run_pages, storage, text_table
+from mlapp import pins, run_comparison, run_history, run_index, run_pages, storage, text_table
 from mlapp.errors import UserError
 from mlapp.run_history import Run
 from mlapp.run_index import Overview
@@ -28,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
-        area = arguments.experiments or configuration.load().storage.experiments
+        area = arguments.experiments or pins.load().storage.experiments
         with storage.explained():
             runs = run_index.read(area)
             if "run" not in arguments:

@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import re
+import time
 import uuid
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from upath import UPath
 
-from mlapp.errors import UserError
+from mlapp.cloud_errors import (
+    TruncatedError,
+    brief,
+    could_not_look,
+    innermost,
+    is_credentials,
+    is_not_found,
+    is_passing,
+    is_unknown_host,
+    is_unsent,
+)
+from mlapp.cloud_errors import status as status_of
+from mlapp.errors import TryAgainError, UserError
 
 PROTOCOLS = ("gs", "gcs")
 EMULATOR = "STORAGE_EMULATOR_HOST"
 LOGIN = "run `gcloud auth application-default login`"
-CONNECT_S, SILENCE_S, PATIENCE_S = 10.0, 60.0, 30.0
+CONNECT_S, SILENCE_S, PATIENCE_S, FIRST_PAUSE_S = 10.0, 60.0, 30.0, 0.2
 URI = re.compile(r"(gs|gcs)://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$)")
-UNREACHABLE = {"ClientConnectionError", "ServerTimeoutError", "ConnectionError", "FSTimeoutError"}
 BUCKET = re.compile(r"\bb/([^/?\s]+)")
 BUCKET_ITSELF = re.compile(r"\bb/([^/?\s]+)/o(?!/)")  # a listing or an upload, not the download of an object
 ACCOUNT = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
+T = TypeVar("T")
+JSON_ERRORS = (ValueError,)  # an answer that ends early is not JSON
 PERMISSION = re.compile(r"\bstorage\.(objects|buckets)\.\w+")
 
 
@@ -38,7 +54,10 @@ def options() -> dict[str, Any]:
     # To find out that this is no machine of Google's takes at most seven seconds then, not twelve.
     os.environ.setdefault("GCE_METADATA_DETECT_RETRIES", "2")
     import aiohttp
+    import fsspec
 
+    for protocol in PROTOCOLS:
+        fsspec.register_implementation(protocol, "mlapp.gcs_files.Files", clobber=True)
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs with a traceback what it raises as well
     return {
         "token": "anon" if os.environ.get(EMULATOR) else "google_default",
@@ -48,46 +67,83 @@ def options() -> dict[str, Any]:
 
 
 def read(path: UPath) -> tuple[str | None, int]:
-    """The text of an object and its generation; None and 0 where there is none."""
-    blob = _bucket(path).get_blob(_name(path))
-    return (None, 0) if blob is None else (blob.download_as_text(encoding="utf-8"), int(blob.generation))
+    """The text of an object and its generation, both of one moment; None and 0 where there is none."""
+
+    def get() -> tuple[str | None, int]:
+        blob = _bucket(path).get_blob(_name(path), retry=_patiently())
+        if blob is None:
+            return None, 0
+        try:  # of this very generation
+            return blob.download_as_text(encoding="utf-8", retry=_patiently()), int(blob.generation)
+        except Exception as error:
+            if is_not_found(error):
+                raise TruncatedError(f"{path} was replaced while it was read") from error
+            raise
+
+    return _again(get)
 
 
 def replace(path: UPath, text: str, generation: int) -> bool:
     """Write a small object if its generation still is ``generation`` (0: if there is none); whether it was written."""
     blob, writer = _bucket(path).blob(_name(path)), uuid.uuid4().hex
     from google.api_core.exceptions import PreconditionFailed
+
+    def put() -> bool:
+        blob.metadata = {"writer": writer}
+        try:
+            blob.upload_from_string(text, if_generation_match=generation, retry=_patiently())
+        except PreconditionFailed:
+            # Also the answer to a second try where that to the first, which did write, was lost.
+            present = _bucket(path).get_blob(_name(path), retry=_patiently())
+            return present is not None and (present.metadata or {}).get("writer") == writer
+        return True
+
+    return _again(put)
+
+
+def _patiently() -> Any:
     from google.cloud.storage.retry import DEFAULT_RETRY  # type: ignore[import-untyped]
 
-    blob.metadata = {"writer": writer}
-    try:
-        blob.upload_from_string(text, if_generation_match=generation, retry=DEFAULT_RETRY.with_timeout(PATIENCE_S))
-    except PreconditionFailed:
-        # Also the answer to a second try where that to the first, which did write, was lost.
-        present = _bucket(path).get_blob(_name(path))
-        return present is not None and (present.metadata or {}).get("writer") == writer
-    return True
+    return DEFAULT_RETRY.with_delay(initial=FIRST_PAUSE_S, maximum=8.0).with_timeout(PATIENCE_S)
 
 
-def explain(error: BaseException) -> UserError | None:
-    """The one line for an error of gcsfs or of Google's libraries that a user can mend; None for any other."""
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    told, status = " ".join(str(error).split()), getattr(error, "code", None)
-    if "GoogleAuthError" in kinds or status == 401:
-        if "DefaultCredentialsError" in kinds:
-            return UserError(
-                f"no Google Cloud credentials: {LOGIN}, or name a key file in GOOGLE_APPLICATION_CREDENTIALS"
-            )
-        return UserError(f"Google Cloud does not take the credentials: {LOGIN} ({_short(told)})")
-    if told.startswith("Forbidden: ") or status == 403:
+def _again(do: Callable[[], T]) -> T:
+    """What ``do`` returns; tried again where Google's own retries stop: at truncated answers and expired tokens."""
+    for pause in (0.1, 0.5, 2.0):
+        try:
+            return do()
+        except Exception as error:
+            if not is_passing(error) and status_of(error) != 401 and not isinstance(error, JSON_ERRORS):
+                raise
+        time.sleep(pause * random.uniform(0.5, 1.0))
+    return do()
+
+
+def explain(error: BaseException) -> UserError | TryAgainError | None:  # noqa: PLR0911
+    """The one line for an error of gcsfs or of Google's libraries that a user can fix; None for any other."""
+    error = innermost(error)
+    if isinstance(error, UserError | TryAgainError) or not could_not_look(error):
+        return None
+    told, short = " ".join(str(error).split()), brief(error, 160)
+    if is_credentials(error):
+        if "DefaultCredentialsError" in {kind.__name__ for kind in type(error).__mro__}:
+            cure = f"{LOGIN}, or name a key file in GOOGLE_APPLICATION_CREDENTIALS"
+            return UserError(f"no Google Cloud credentials: {cure}")
+        return UserError(f"Google Cloud does not take the credentials: {LOGIN} ({short})")
+    if status_of(error) == 403:
         return _forbidden(told)
-    if (isinstance(error, FileNotFoundError) or status == 404) and (found := BUCKET_ITSELF.search(told)):
-        return missing_bucket(found[1])
-    if "RetryError" in kinds or (isinstance(error, OSError) and kinds & UNREACHABLE):
+    if is_not_found(error):
+        return missing_bucket(found[1]) if (found := BUCKET_ITSELF.search(told)) else None
+    if is_unsent(error) or is_unknown_host(error):
         where, emulator = os.environ.get(EMULATOR) or "https://storage.googleapis.com", EMULATOR in os.environ
         cure = f"start it, or unset {EMULATOR}" if emulator else "check the network and its proxy settings"
-        return UserError(f"cannot reach Cloud Storage at {where}: {cure} ({_short(told)})")
-    return None
+        return UserError(f"cannot reach Cloud Storage at {where}: {cure} ({short})")
+    passing = is_passing(error)
+    return (
+        TryAgainError(f"Cloud Storage does not answer ({short or type(error).__name__}): run again")
+        if passing
+        else None
+    )
 
 
 def has_bucket(path: UPath) -> bool:
@@ -118,13 +174,9 @@ def _forbidden(told: str) -> UserError:
             f"--member={kind}:{account} --role=roles/storage.objectUser`"
         )
     return UserError(
-        f"Cloud Storage refuses gs://{bucket} ({_short(told.removeprefix('Forbidden: '))}): run `gcloud auth "
+        f"Cloud Storage refuses gs://{bucket} ({told.removeprefix('Forbidden: ')[:160]}): run `gcloud auth "
         "application-default set-quota-project PROJECT` with a billed project that you may use"
     )
-
-
-def _short(told: str) -> str:
-    return told if len(told) <= 160 else f"{told[:160]}…"
 
 
 def _bucket(path: UPath) -> Any:

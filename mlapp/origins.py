@@ -6,9 +6,9 @@ import json
 import os
 import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from upath import UPath
 
 from mlapp import config as configuration
@@ -20,6 +20,11 @@ from mlapp.section import Section
 ORIGINS = "origins.json"
 DEFAULT, RUN, DATA = "default", "run", "data as announced"
 WIDTH = 110
+
+
+def _listed(value: object) -> object:
+    """Names from one line, as `Origins.text` writes them."""
+    return value.split(", ") if isinstance(value, str) else value
 
 
 class Setting(Section):
@@ -39,6 +44,10 @@ class Origins(Section):
     run: str = Field(description="name of the run, as its scheduler gave it")
     preset: str
     configured: Moment
+    dag: str = Field("", description="id of the DAG that the run is of; empty for one from the command line")
+    pinned: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        (), description="settings and sections that the operator pinned"
+    )
     settings: dict[str, Setting]
 
     def changed(self) -> dict[str, Setting]:
@@ -47,12 +56,15 @@ class Origins(Section):
         return {
             name: setting
             for name, setting in self.settings.items()
-            if setting.value != usual.get(name) and setting.origin != RUN
+            if setting.value != usual.get(name) and setting.origin not in (RUN, DEFAULT)
         }
 
     def text(self) -> str:
         """JSON with one setting a line, so that a person can read it and `diff` can compare it."""
-        head = json.dumps({"run": self.run, "preset": self.preset, "configured": self.configured}, indent=2)
+        about = {"run": self.run, "preset": self.preset, "configured": self.configured}
+        about |= {"dag": self.dag} if self.dag else {}
+        about |= {"pinned": ", ".join(self.pinned)} if self.pinned else {}
+        head = json.dumps(about, indent=2)
         lines = [f"    {json.dumps(name)}: {setting.model_dump_json()}" for name, setting in self.settings.items()]
         return head.removesuffix("\n}") + ',\n  "settings": {\n' + ",\n".join(lines) + "\n  }\n}\n"
 
@@ -95,6 +107,8 @@ def summary(origins: Origins) -> str:
     for name, setting in origins.changed().items():
         group = setting.origin.split(" MLAPP_")[0]
         by_origin.setdefault(group, []).append(f"{name}={compact(setting.value)}")
+    ranked = sorted(by_origin.items(), key=lambda entry: _rank(entry[0]))
+    pinned = [("pinned by the operator", list(origins.pinned))] if origins.pinned else []
     return "\n".join(
         textwrap.fill(
             f"{origin}: {'  '.join(named)}",
@@ -103,7 +117,7 @@ def summary(origins: Origins) -> str:
             break_long_words=False,
             break_on_hyphens=False,
         )
-        for origin, named in sorted(by_origin.items(), key=lambda entry: _rank(entry[0]))
+        for origin, named in (*ranked, *pinned)
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from mlapp import plain, storage
+from mlapp import address, plain, storage
 from mlapp.config import merge, nearest
 from mlapp.errors import UserError
 from mlapp.schema_policy import Bound, Measure, Vetting
@@ -16,9 +16,10 @@ from mlapp.schema_policy import Bound, Measure, Vetting
 POLICIES = Path(__file__).parent / "policies"
 Policy = dict[Measure, Bound]
 
+SEVERITY = (None, "note", "hold", "reject")  # what missing a gate means, the mildest first
 # Of these more is better: they have a least value; all others have a most.
 AT_LEAST = {
-    *("accuracy", "accuracy_apart", "class_recall", "corrupted_accuracy"),
+    *("accuracy", "accuracy_apart", "class_recall", "corrupted_accuracy", "test_images", "test_images_per_class"),
     *("champion_worse_p", "champion_gain_apart", "baseline_worse_p"),
 }
 # Only these may go without being measured: where there is no champion yet.
@@ -48,6 +49,21 @@ def policy_of(settings: Vetting) -> Policy:
     return policy
 
 
+def looser(ours: Policy, least: Policy) -> list[Measure]:
+    """The gates of ``least`` that ``ours`` leaves out or asks less of."""
+    return [measure for measure, bound in least.items() if measure not in ours or _asks_less(ours[measure], bound)]
+
+
+def _asks_less(mine: Bound, least: Bound) -> bool:
+    """Whether a gate lets through what another one does not, or takes missing it more lightly."""
+    return (
+        (least.at_least is not None and (mine.at_least is None or mine.at_least < least.at_least))
+        or (least.at_most is not None and (mine.at_most is None or mine.at_most > least.at_most))
+        or (least.margin is not None and (mine.margin is None or mine.margin > least.margin))
+        or SEVERITY.index(mine.otherwise) < SEVERITY.index(least.otherwise)
+    )
+
+
 def names() -> list[str]:
     """The policies that ship with the project."""
     return sorted(path.stem for path in POLICIES.glob("*.yaml"))
@@ -55,11 +71,15 @@ def names() -> list[str]:
 
 def _read(name: str) -> dict[str, Any]:
     own = name.endswith((".yaml", ".yml"))
+    if wrong := address.fault(name):
+        raise UserError(f"policy: {wrong}")
     path = storage.at(name if own else POLICIES / f"{name}.yaml")
-    if not (path.is_file() if own else name in names()):
-        raise UserError(f"no policy {name!r}: choose {' or '.join(names())}, or give a .yaml file")
+    with storage.explained():
+        if not (path.exists() or storage.is_link(path) if own else name in names()):
+            raise UserError(f"no policy {name!r}: choose {' or '.join(names())}, or give a .yaml file")
     try:
-        content = plain.from_yaml(storage.read_text(path))
+        with storage.explained():
+            content = plain.from_yaml(storage.read_small(path))
     except ValueError as error:
         raise UserError(f"policy {name} is not YAML: {error}") from error
     if not isinstance(content, Mapping) or not content:

@@ -17,8 +17,7 @@ from typing import Literal
 
 from upath import UPath
 
-from mlapp import config as configuration
-from mlapp import run_history, storage
+from mlapp import pins, run_history, storage
 from mlapp.errors import UserError
 from mlapp.registry import catalogue
 from mlapp.registry.bundle import MANIFEST, Manifest
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--yes", action="store_true", help="remove it")
     arguments = parser.parse_args(argv)
     try:
-        found = clean(configuration.load().storage, arguments.older_than, remove_them=arguments.yes)
+        found = clean(pins.load().storage, arguments.older_than, remove_them=arguments.yes)
     except UserError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     sys.stdout.write(f"{report(found, removed=arguments.yes)}\n")

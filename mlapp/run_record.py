@@ -44,6 +44,7 @@ class StageRecord(Record):
     began: Moment
     ended: Moment | None = None
     result: str = Field("", description="URI of its result.json")
+    result_sha256: str | None = Field(None, description="SHA-256 of that file")
     process: str = Field("", description="host and process id, to tell a running stage from one that was killed")
     metrics: dict[str, Metric] = Field(default_factory=dict)
     timings: dict[str, float] = Field(default_factory=dict)

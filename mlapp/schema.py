@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mlapp.address import usable, usable_source
 from mlapp.schema_cloud import Cloud, Images, Placement, Registration
 from mlapp.schema_policy import Vetting
 from mlapp.search_space import Dimension
@@ -30,17 +31,20 @@ def label(name: str) -> str:
 
 Label = Annotated[str, AfterValidator(label)]
 LONGEST_LABEL = 100
+# The name of the model where none is set: the data's own, but for data whose name a shipped champion has.
+OWN_NAMES = {"fashion_mnist": "my_fashion_mnist"}
+File = Annotated[str, AfterValidator(usable)]  # a path or URI
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Storage(Section):
     """Where each kind of file lives: local folders here, three buckets and a registry prefix in the cloud."""
 
-    raw: str = Field("data/raw", description="raw area: the source files as extracted")
-    processed: str = Field("data/processed", description="processed area: reports and training-ready splits")
-    models: str = Field("models", description="models area: intermediate models and checkpoints")
-    experiments: str = Field("experiments", description="one dated folder a run: resolved config and summary")
-    registry: str = Field("production_models", description="vetted bundles and the pointer to the champion")
+    raw: File = Field("data/raw", description="raw area: the source files as extracted")
+    processed: File = Field("data/processed", description="processed area: reports and training-ready splits")
+    models: File = Field("models", description="models area: intermediate models and checkpoints")
+    experiments: File = Field("experiments", description="one dated folder a run: resolved config and summary")
+    registry: File = Field("production_models", description="vetted bundles and the pointer to the champion")
 
 
 class Tracking(Section):
@@ -96,7 +100,7 @@ class Data(Section):
         description="name of the data set; fashion_mnist stands for those exact 70,000 images, so give another source "
         "another name",
     )
-    source: str | None = Field(
+    source: Annotated[str, AfterValidator(usable_source)] | None = Field(
         None,
         description="folder of four IDX files or of class folders, local, gs:// or http(s)://; "
         "unset: Fashion-MNIST from an installed system data set, the official URLs, or Debian's package",
@@ -117,6 +121,14 @@ class Data(Section):
         4 * 2**30, ge=2**10, description="refuse a source file that is larger than so many bytes once decompressed"
     )
     image_size: int = Field(28, ge=8, le=512, description="pixels a side that images from class folders are resized to")
+    background: Literal["white", "black"] = Field(
+        "white", description="what shows where pictures from class folders are transparent: white or black"
+    )
+    allow_private_addresses: bool = Field(
+        False,
+        description="follow an http(s) source's redirects to loopback, private and link-local addresses too; the "
+        "address of data.source itself may always be private, but link-local only with this",
+    )
 
 
 class Quality(Section):
@@ -155,7 +167,11 @@ class Optimization(Section):
 
     epochs: int = Field(8, ge=1, le=1000, description="passes over the training split")
     batch_size: int = Field(
-        128, ge=8, le=65536, description="images a step, over all devices together; must divide by their number"
+        128,
+        ge=8,
+        le=65536,
+        description="images a step, over all devices together; must divide by their number; halved where an epoch "
+        "would have under 8 steps",
     )
     scaling: Literal["none", "linear"] = Field(
         "none",
@@ -188,6 +204,11 @@ class Optimization(Section):
         "light",
         description="light: flip, shift by one pixel; strong: cutout of 9 pixels besides; "
         "reference: the tutorials' rotation 15°, shift, shear and zoom 15 %, flip, nearest fill",
+    )
+    flip: bool | None = Field(
+        None,
+        description="show mirror images in training: true or false; unset: as the augmentation does for Fashion-MNIST, "
+        "whose classes look the same mirrored, and never for other data, where left and right may differ",
     )
     patience: int = Field(10, ge=1, description="stop after so many epochs without a better validation loss")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of initial weights, order and augmentation")
@@ -320,9 +341,26 @@ class Selection(Section):
 class Promotion(Section):
     """How a promoted model is filed."""
 
-    name: str = Field("fashion_mnist", pattern=NAME, description="name of the model in the registry")
+    name: str | None = Field(
+        None,
+        pattern=NAME,
+        description="name of the model in the registry; unset: data.name, and my_fashion_mnist for the built-in "
+        "Fashion-MNIST, so that a model meets the shipped champion (fashion_mnist) only where it is named",
+    )
     approval: bool = Field(False, description="ask a person in Airflow before a model is promoted")
-    approval_hours: float = Field(24.0, gt=0, le=72, description="wait so long for an answer, then it is rejected")
+    approval_hours: float = Field(
+        24.0, gt=0, le=72, description="hours to wait for a reply; no reply counts as a rejection"
+    )
+    unattended: bool = Field(
+        False,
+        description="with approval: promote without asking under `make run` and `airflow dags test`, where nobody can "
+        "be asked; false: the model is held",
+    )
+    starter_may_approve: bool = Field(
+        True,
+        description="with approval: whether the person who started a run may approve its model; false: that person's "
+        "approval counts as a rejection, as does any approval where starter or approver is unknown",
+    )
 
 
 class Signing(Section):
@@ -330,15 +368,17 @@ class Signing(Section):
 
     beside_the_result: ClassVar[bool] = True
 
-    private_key: str | None = Field(
+    private_key: File | None = Field(
         None,
         min_length=1,
-        description="key that signs what is promoted: a file, or projects/P/secrets/S in Secret Manager; unset: none",
+        description="key that signs what is promoted: a file that nobody else may read, or projects/P/secrets/S in "
+        "Secret Manager, which is never written to a disk; unset: none",
     )
-    public_key: str | None = Field(
+    public_key: File | None = Field(
         None,
         min_length=1,
-        description="path or URI of the key that a bundle must be signed with to be trusted; unset: none need be",
+        description="file, URI or secret with the public keys, one PEM block each, that sign what is trusted: bundles "
+        "and the lines of the history; unset: nothing need be signed",
     )
 
 
@@ -402,6 +442,20 @@ class Config(BaseSettings):
     placement: Placement = Placement()
     images: Images = Images()
     registration: Registration = Registration()
+
+    @model_validator(mode="after")
+    def _name_the_model(self) -> Self:
+        """Settle promotion.name, so that everything that reads a configuration finds the same one."""
+        if self.promotion.name is None:
+            named = self.promotion.model_copy(update={"name": OWN_NAMES.get(self.data.name, self.data.name)})
+            object.__setattr__(self, "promotion", named)
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model in the registry."""
+        assert self.promotion.name
+        return self.promotion.name
 
     @classmethod
     def settings_customise_sources(

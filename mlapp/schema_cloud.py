@@ -5,11 +5,13 @@ Nothing here is part of a stage's result, so moving a run to the cloud computes 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mlapp.section import Section
+from mlapp.vertex_machines import refusal
 
 Region = Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)+[0-9]{1,2}$")]
 ServiceAccount = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*@[a-z0-9.-]+\.gserviceaccount\.com$")]
@@ -18,6 +20,7 @@ BY_DIGEST = r"^[a-z0-9][a-z0-9._:/-]*@sha256:[0-9a-f]{64}$"
 PROMOTING = ("vet", "promote")  # the tasks that decide which model is the champion
 # Keys and values as Google Cloud takes them.
 LabelKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+NETWORK = re.compile(r"projects/(?P<project>[^/]+)/global/networks/(?P<name>[^/]+)")
 LabelValue = Annotated[str, Field(pattern=r"^[a-z0-9_-]{0,63}$")]
 
 
@@ -51,6 +54,12 @@ class Place(Section):
     )
     disk_gb: int = Field(100, ge=100, le=64000, description="boot disk of each replica, GB")
 
+    @model_validator(mode="after")
+    def _is_taken(self) -> Self:
+        if told := refusal(self.machine_type, self.accelerator_type, self.accelerator_count):
+            raise ValueError(told)
+        return self
+
 
 class Placement(Section):
     """Where stages run: on the worker, or as Vertex AI custom jobs on the first place that has room."""
@@ -75,7 +84,7 @@ class Placement(Section):
         "the registry; unset: service_account",
     )
     network: str | None = Field(
-        None, pattern=r"^projects/[^/]+/global/networks/[^/]+$", description="VPC network to peer the jobs with"
+        None, description="VPC network to peer the jobs with: projects/NUMBER/global/networks/NAME, by project number"
     )
     kms_key: str | None = Field(
         None,
@@ -87,12 +96,36 @@ class Placement(Section):
     poll_seconds: float = Field(
         30.0, ge=0.05, le=600, description="seconds between two looks at a job; 10 at least where the task is deferred"
     )
+    alert_after_minutes: float = Field(
+        5.0,
+        ge=0,
+        le=1440,
+        description="minutes without an answer about a job or a build after which its task's log has an error line; "
+        "the job goes on and is looked at again all the same",
+    )
     prices: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
         description="price an hour by machine type and accelerator type, `/spot` appended for spot capacity, "
         "`@region` for one region; what is not listed is not estimated",
     )
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of the prices")
+
+    @field_validator("network")
+    @classmethod
+    def _is_by_number(cls, network: str | None) -> str | None:
+        if network is None:
+            return None
+        if not (found := NETWORK.fullmatch(network)):
+            raise ValueError(f"{network} names no network: write projects/NUMBER/global/networks/NAME")
+        project, name = found["project"], found["name"]
+        if not project.isdecimal():
+            number = f"gcloud projects describe {project} --format='value(projectNumber)'"
+            raise ValueError(
+                f"Vertex AI takes a network by its project's number, not by {project}: `{number}` prints it"
+            )
+        if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name):
+            raise ValueError(f"{name} is not a network's name: `gcloud compute networks list --project={project}`")
+        return network
 
     def account_of(self, task: str) -> str | None:
         """The service account that a task's job runs as."""

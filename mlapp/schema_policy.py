@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
+from mlapp.address import usable
 from mlapp.section import Section
 
 # What a gate can bound. The first group needs the challenger alone, the others what they are named for.
@@ -17,6 +18,8 @@ Measure = Literal[
     "corrupted_accuracy",
     "bytes",
     "latency_us",
+    "test_images",
+    "test_images_per_class",
     "champion_worse_p",
     "champion_better_p",
     "champion_gain_apart",
@@ -47,8 +50,8 @@ class Bound(Section):
 class Vetting(Section):
     """The gates between a challenger and production, on the frozen test set."""
 
-    policy: str = Field(
-        "standard", min_length=1, description="standard, strict, or the path or URI of a .yaml file of gates like those"
+    policy: Annotated[str, AfterValidator(usable)] = Field(
+        "standard", description="standard, strict, or the path or URI of a .yaml file of gates like those"
     )
     gates: Annotated[
         dict[Measure, Bound], WithJsonSchema({"type": "object", "additionalProperties": {"type": "object"}})

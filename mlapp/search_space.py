@@ -7,14 +7,18 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+LARGEST = 1e15  # of a real bound: far from where the samplers' arithmetic overflows
+LARGEST_WHOLE = 2**53  # up to which every whole number is one for the samplers too
+MOST_OPTIONS = 1000  # as many as there are trials at most
+
 
 class _Range(BaseModel):
     """Two bounds, both included."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    low: float
-    high: float
+    low: float = Field(ge=-LARGEST, le=LARGEST)
+    high: float = Field(ge=-LARGEST, le=LARGEST)
     log: bool = False
 
     @model_validator(mode="after")
@@ -36,8 +40,8 @@ class Whole(_Range):
     """A whole number between two bounds, both included."""
 
     kind: Literal["whole"] = "whole"
-    low: int
-    high: int
+    low: int = Field(ge=-LARGEST_WHOLE, le=LARGEST_WHOLE)
+    high: int = Field(ge=-LARGEST_WHOLE, le=LARGEST_WHOLE)
 
 
 class Choice(BaseModel):
@@ -46,7 +50,9 @@ class Choice(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["choice"] = "choice"
-    of: tuple[float | int | str | bool, ...] = Field(min_length=2)
+    of: tuple[float | int | Annotated[str, Field(max_length=MOST_OPTIONS)] | bool, ...] = Field(
+        min_length=2, max_length=MOST_OPTIONS
+    )
 
 
 Dimension = Annotated[Real | Whole | Choice, Field(discriminator="kind")]

@@ -9,11 +9,13 @@ import time
 
 from upath import UPath
 
-from mlapp import storage
+from mlapp import plain, storage
+from mlapp.errors import UserError
 
 log = logging.getLogger("mlapp")
 SPENT = "spent.json"
 Spent = dict[str, float]
+MOST = 1e9  # seconds, some thirty years: no number that somebody else wrote is taken for more
 NOTHING: Spent = {"wall_s": 0.0, "cpu_s": 0.0}
 
 
@@ -31,12 +33,13 @@ class Spending:
     def take_up(self) -> None:
         """Count what earlier tries have noted, if they have."""
         try:
-            noted = json.loads(storage.read_text(self.note))
-            if noted["key"] == self._key:
-                self._earlier = {name: float(noted[name]) for name in NOTHING}
+            noted = plain.from_json(storage.read_referenced(str(self.note))[0])
+            earlier = {name: float(noted[name]) for name in NOTHING}
+            if noted["key"] == self._key and all(0 <= seconds < MOST for seconds in earlier.values()):
+                self._earlier = earlier
         except FileNotFoundError:
             return
-        except (ValueError, KeyError, TypeError):
+        except (UserError, ValueError, KeyError, TypeError, OverflowError):
             log.warning("%s does not tell what earlier tries spent: counting from now on", self.note)
 
     def total(self) -> Spent:

@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
-from mlapp import cluster, storage, tracking, workspaces
+from mlapp import cluster, ledger, storage, tracking, workspaces
 from mlapp.code_version import code_version
 from mlapp.errors import Dismissed, UserError
 from mlapp.result import RESULT, Artifact, Hop, Input, Outcome, StageResult, input_digest
@@ -50,6 +50,7 @@ class Stage(Generic[C]):
     body: Callable[[C, Path], Outcome]
     cached: bool = True
     resolve: Callable[[C], C] | None = None
+    each: tuple[str, str] | None = None
 
     def __call__(self, config: C, workdir: str | os.PathLike[str], force: bool = False) -> StageResult:
         """Run in ``workdir`` and return the result; a valid result of the same key is returned as it stands."""
@@ -63,7 +64,7 @@ class Stage(Generic[C]):
         with storage.explained():
             if crew and not crew.is_chief:
                 return self._assist(config, workdir, key, force)
-            with workspaces.workspace(folder) as place, _lock(place.local):
+            with workspaces.workspace(folder, resumes=self.area == "models") as place, _lock(place.local):
                 done = None if force or not self.cached else self.done(config, workdir, key)
                 if done is not None:
                     log.info("%s: nothing to do, valid result of %s at %s", self.name, done.finished, done.uri)
@@ -104,6 +105,9 @@ class Stage(Generic[C]):
             log.warning("%s: computing again, %s", self.name, error)
             return None
         if result is None or result.key != (key or self.key(config)):
+            return None
+        if not storage.is_local(storage.at(workdir)) and not ledger.knows(result):
+            log.warning("%s: computing again, %s is not known to be the project's own", self.name, result.uri)
             return None
         if damage := result.damage():
             log.warning("%s: computing again, %s", self.name, damage)
@@ -152,7 +156,11 @@ class Stage(Generic[C]):
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             folder=str(folder),
         )
-        storage.write_text(folder / RESULT, result.model_dump_json(indent=2) + "\n")
+        text = result.model_dump_json(indent=2) + "\n"
+        result = result.model_copy(update={"sha256": hashlib.sha256(text.encode()).hexdigest()})
+        storage.write_text(folder / RESULT, text)
+        if place.remote:
+            ledger.enter(result)
         place.forget()
         tracking.ended(result)
         return result
@@ -165,18 +173,20 @@ def stage(
     section: str | None = None,
     cached: bool = True,
     resolve: Callable[[Any], Any] | None = None,
+    each: tuple[str, str] | None = None,
 ) -> Callable[[Callable[[C, Path], Outcome]], Stage[C]]:
     """Make a stage of ``body(config, workdir) -> Outcome``.
 
     ``section`` names the part of the configuration that the stage's config extends, ``area`` the storage area that
     holds its work directories. ``cached=False`` is for a stage whose effect lies outside its files (promotion): it
     is idempotent by itself and never skipped. ``resolve`` fills in config fields that depend on the world, before the
-    key is taken.
+    key is taken. ``each`` names a field of the stage's own and the setting that lists its values: the command line runs
+    the stage once for each, unless it is given one.
     """
 
     def decorate(body: Callable[[C, Path], Outcome]) -> Stage[C]:
         config = get_type_hints(body)["config"]
-        return Stage(name=name, config=config, section=section, area=area, body=body, cached=cached, resolve=resolve)
+        return Stage(name, config, section, area, body, cached, resolve, each)
 
     return decorate
 
@@ -194,6 +204,8 @@ def _input_uris(config: Section, names: list[str]) -> dict[str, list[str]]:
 
 
 def _artifact(file: Any, local: Path, folder: Any) -> Artifact:
+    if isinstance(file, Artifact):
+        return file
     place = storage.at(file.path if isinstance(file, Written) else file)
     inside = storage.is_local(place) and Path(place.path).is_relative_to(local.absolute())
     relative = str(Path(place.path).relative_to(local.absolute())) if inside else str(place)

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Collection, Iterable, Iterator
@@ -21,12 +22,15 @@ from typing import NamedTuple
 
 from upath import UPath
 
-from mlapp import gcs
-from mlapp.errors import UserError
+from mlapp import address, gcs, reference
+from mlapp.errors import TryAgainError, UserError
 
 CHUNK = 1 << 20
 DRAFT = ".draft"
 NOTED = "sha256"
+LARGEST_TEXT = 64 << 20  # of a result, a configuration or another file that a stage wrote and that is read whole
+IN_MEMORY = "memory"  # files of this process alone; no setting may name one
+MOST_BYTES = 1 << 20  # of a file that a person writes: a preset, a policy, a key
 
 
 class Written(NamedTuple):
@@ -37,8 +41,14 @@ class Written(NamedTuple):
 
 
 def at(uri: str | os.PathLike[str]) -> UPath:
-    """The path behind a URI; a local one is made absolute, so that it means the same in every process."""
-    gcs.check(str(uri))
+    """The path behind a URI; a local one is made absolute, so that it means the same in every process.
+
+    Of a reference (`mlapp.reference`) it is where the file lies: what is in it is not verified here.
+    """
+    uri = reference.parse(uri).uri
+    if wrong := address.fault(uri, (*address.FILES, IN_MEMORY)):
+        raise UserError(wrong)
+    gcs.check(uri)
     path = UPath(uri)
     if is_local(path):
         return UPath(os.path.abspath(path.path))
@@ -48,6 +58,11 @@ def at(uri: str | os.PathLike[str]) -> UPath:
 def is_local(path: UPath) -> bool:
     """Whether the path is on this machine's own file system."""
     return path.protocol in ("", "file", "local")
+
+
+def is_link(path: UPath) -> bool:
+    """Whether the path is a symbolic link on this machine, be it to nothing."""
+    return is_local(path) and os.path.islink(path.path)
 
 
 def in_gcs(path: UPath) -> bool:
@@ -62,7 +77,11 @@ def sha256(path: UPath | Path) -> str:
 
 
 def described(path: UPath) -> tuple[int, str]:
-    """Size and SHA-256 of a file; in Cloud Storage as noted when it was uploaded, else it is read."""
+    """Size and SHA-256 of a file; in Cloud Storage as noted when it was uploaded, else it is read.
+
+    The note spares reading a file to see that it is unaltered. Whoever may write the file can forge it: what is opened
+    is hashed itself (`fetch`).
+    """
     found = path.fs.info(path.path)
     noted = found.get("metadata", {}).get(NOTED) if in_gcs(path) else None
     return found["size"], noted or sha256(path)
@@ -70,6 +89,8 @@ def described(path: UPath) -> tuple[int, str]:
 
 def damage(path: UPath, size: int, digest: str) -> str | None:
     """How a file differs from one of this size and SHA-256: missing, altered, or not at all."""
+    if is_local(path) and not Path(path.path).is_file():  # a pipe in its place would be waited on for ever
+        return "missing"
     try:
         return None if described(path) == (size, digest) else "altered"
     except FileNotFoundError:
@@ -157,13 +178,72 @@ def read_text(path: UPath) -> str:
     return str(path.fs.cat_file(path.path).decode("utf-8"))
 
 
+def read_referenced(given: str) -> tuple[str, str]:
+    """The text behind a reference or a plain URI, and its SHA-256; a `UserError` if a reference names another one."""
+    path, expected = at(given), reference.parse(given).sha256
+    if is_local(path) and not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise UserError(f"{path} is not a regular file, as a stage writes it: remove it")
+    try:
+        content = path.fs.cat_file(path.path, end=LARGEST_TEXT + 1)
+    except Exception as error:
+        if getattr(error, "code", None) != 416:  # of an empty object, none of whose bytes can be had
+            raise
+        content = b""
+    if len(content) > LARGEST_TEXT:
+        raise UserError(f"{path} is larger than {LARGEST_TEXT:,} bytes, which no stage writes: remove it")
+    digest = hashlib.sha256(content).hexdigest()
+    if expected and digest != expected:
+        raise UserError(f"{path} is not the file that was handed over, its SHA-256 differs: run what made it again")
+    return content.decode("utf-8"), digest
+
+
+def absolute(given: str) -> str:
+    """A reference or plain URI that means the same in every process."""
+    return str(reference.Reference(str(at(given)), reference.parse(given).sha256))
+
+
+def read_small(path: UPath, most: int = MOST_BYTES) -> str:
+    """The text of a file that a person wrote, read no further than a person would write.
+
+    A `UserError` for a folder, a device, a pipe, a link to nothing or an overlong file; a ValueError for what is no
+    UTF-8.
+    """
+    try:
+        content = (_read_local if is_local(path) else _read_remote)(path, most)
+    except FileNotFoundError as error:
+        raise missing(path, f"there is no file {path}: give the path or URI of one that exists") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder: give a file") from error
+    if len(content) > most:
+        raise UserError(f"{path} has more than {most:,} bytes: give a smaller file")
+    return str(content.decode("utf-8"))
+
+
+def _read_local(path: UPath, most: int) -> bytes:
+    """The first bytes of a regular file; opened without waiting, so that a pipe without a writer holds up nothing."""
+    handle = os.open(path.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise UserError(f"{path} is not a regular file: give a file that holds text")
+        return stream.read(most + 1)
+
+
+def _read_remote(path: UPath, most: int) -> bytes:
+    """The content of an object, unless it is larger than ``most``; then as much of nothing, to be refused."""
+    found = path.fs.info(path.path)
+    if found["type"] == "directory":
+        raise IsADirectoryError(str(path))
+    return bytes(most + 1) if found["size"] > most else bytes(path.fs.cat_file(path.path))
+
+
 def fetch(path: UPath, digest: str | None = None) -> Path:
     """A local path with the content of ``path``: itself where it is local, else a copy kept for this process.
 
-    The same content is copied once. A `UserError` if it has another SHA-256 than ``digest``, where that is known.
+    The same content is copied, and hashed, once. A `UserError` if it has another SHA-256 than ``digest``, where that
+    is known: so whatever opens the path opens what was verified.
     """
     if is_local(path):
-        return Path(path.path)
+        return Path(path.path) if digest is None else _verified(Path(path.path), digest)
     version = (str(path), digest or path.fs.ukey(path.path))
     if version not in _copies:
         copied = Path(tempfile.mkdtemp(dir=_fetched().name), path.name)
@@ -185,6 +265,21 @@ def fetch_named(folder: UPath, names: Collection[str]) -> UPath:
     return at(copied)
 
 
+def _verified(path: Path, digest: str) -> Path:
+    """A local file whose content has this SHA-256; it is read again only if it has changed since."""
+    try:
+        found = path.stat()
+        state = (str(path), digest, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if state not in _known:
+            if not stat.S_ISREG(found.st_mode) or sha256(path) != digest:
+                raise UserError(f"{path} was altered: run the stage that makes it again")
+            _known.add(state)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: run the stage that makes it again") from error
+    return path
+
+
+_known: set[tuple[str | int, ...]] = set()
 _copies: dict[tuple[str, str], Path] = {}
 
 
@@ -227,11 +322,12 @@ MENDABLE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), NO_SPACE),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), NO_PERMISSION),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), IN_THE_WAY),
+    errno.ELOOP: "{} is a link that leads back to itself: remove it, or give another path",
     errno.ENAMETOOLONG: "{} is longer than a name may be: give a shorter one",
 }
 
 
-def explain(error: Exception) -> UserError | None:
+def explain(error: Exception) -> UserError | TryAgainError | None:
     """The one line for a disk that is full or not writable, or a store that refuses; None for what no user can mend."""
     if told := gcs.explain(error):
         return told

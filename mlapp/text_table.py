@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mlapp.errors import printable
 from mlapp.result import Metric
 
 WIDTH = 120
@@ -12,7 +13,11 @@ SHARES = ("accuracy", "recall", "difference_to")
 
 
 def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), width: int | None = WIDTH) -> str:
-    """Columns two spaces apart; those numbered in ``right`` are flush right. Lines are cut to ``width``, if any."""
+    """Columns two spaces apart; those numbered in ``right`` are flush right. Lines are cut to ``width``, if any.
+
+    Control characters are escaped: no cell can add a line or change how a terminal shows the others.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from mlapp import config as configuration
 from mlapp.result import StageResult
 from mlapp.section import Section
 
 C = TypeVar("C", bound=Section)
+
+
+class Best(BaseModel):
+    """What of a search's outcome a trainer takes."""
+
+    parameters: dict[str, Any]
 
 
 def with_tuned(config: C) -> C:
@@ -21,6 +28,7 @@ def with_tuned(config: C) -> C:
     uri = getattr(config, "tuned", None)
     if uri is None:
         return config
-    path = StageResult.load(uri).local("best")
-    found = json.loads(path.read_text(encoding="utf-8"))["parameters"]
-    return configuration.validate(type(config), {**config.model_dump(), **found, "tuned": None}, {str(path): found})
+    result = StageResult.load(uri)
+    found = result.content("best", Best).parameters
+    where = str(result.artifact("best"))
+    return configuration.validate(type(config), {**config.model_dump(), **found, "tuned": None}, {where: found})

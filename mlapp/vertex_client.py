@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from mlapp import authenticate
+from mlapp.cloud_errors import brief, is_passing, is_unknown_host, status
 from mlapp.errors import TryAgainError, UserError
 from mlapp.schema_cloud import Cloud
 
@@ -77,9 +78,9 @@ class Service:
         except exceptions.GoogleAPICallError as error:
             if told := self._told(error):
                 raise UserError(told) from error
-            raise TryAgainError(f"Vertex AI did not answer as expected ({_line(error)}): run again") from error
+            raise TryAgainError(f"Vertex AI did not answer as expected ({brief(error, 300)}): run again") from error
         except exceptions.RetryError as error:
-            told = f"Vertex AI did not answer for {TRY_FOR_S:.0f} s ({_line(error)}): run again"
+            told = f"Vertex AI did not answer for {TRY_FOR_S:.0f} s ({brief(error, 300)}): run again"
             raise TryAgainError(told) from error
 
     def _told(self, error: Any) -> str | None:
@@ -96,36 +97,21 @@ class Service:
                     f"gcloud projects add-iam-policy-binding {self.project} --member={member} "
                     "--role=roles/aiplatform.user"
                 )
-                return f"no permission in {self.project} ({_line(error)}): run `{grant}`, or mend cloud.project"
+                return f"no permission in {self.project} ({brief(error, 300)}): run `{grant}`, or mend cloud.project"
             case exceptions.Unauthenticated():
                 return f"Vertex AI does not take the credentials: run `{authenticate.LOGIN}`"
-            case exceptions.ServiceUnavailable() if _unknown_host(error):
+            case exceptions.ServiceUnavailable() if is_unknown_host(error):
                 return (
                     f"there is no {host(self.region)}: give a region of Vertex AI as cloud.region, "
                     "one of `gcloud compute regions list`, or mend the network"
                 )
             case exceptions.InvalidArgument() | exceptions.FailedPrecondition():
-                return f"Vertex AI refuses that ({_line(error)}): mend the setting that it names"
+                return f"Vertex AI refuses that ({brief(error, 300)}): mend the setting that it names"
         return None
 
 
 def _again() -> Any:
     from google.api_core.retry import Retry
 
-    return Retry(_is_passing, initial=0.2, maximum=5.0, timeout=TRY_FOR_S)
-
-
-def _is_passing(error: BaseException) -> bool:
-    from google.api_core import exceptions
-
-    passing = (exceptions.ServiceUnavailable, exceptions.TooManyRequests, exceptions.DeadlineExceeded)
-    return isinstance(error, passing) and not _unknown_host(error)
-
-
-def _unknown_host(error: BaseException) -> bool:
-    return any(told in str(error) for told in ("DNS resolution failed", "errors resolving"))
-
-
-def _line(error: Exception) -> str:
-    """An error's text in one line of reasonable length."""
-    return " ".join(str(getattr(error, "message", error)).split())[:300].rstrip(". ")
+    # An internal error may come after the effect: the stage ends with 75, and its next start sees what there is.
+    return Retry(lambda error: is_passing(error) and status(error) != 500, initial=0.2, maximum=5.0, timeout=TRY_FOR_S)

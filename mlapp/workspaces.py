@@ -35,8 +35,8 @@ SHARE = 0.1  # of the time, at most, that goes into keeping
 class Workspace:
     """The local folder that a stage's body works in, and the work directory it is for."""
 
-    def __init__(self, local: Path, workdir: UPath) -> None:
-        self.local, self.workdir = local, workdir
+    def __init__(self, local: Path, workdir: UPath, resumes: bool = True) -> None:
+        self.local, self.workdir, self.resumes = local, workdir, resumes
         self.remote = not storage.is_local(workdir)
         self._next: dict[Path, float] = {}
         self._waiting: dict[Path, str] = {}
@@ -103,7 +103,7 @@ class Workspace:
 
     def _take_over(self) -> None:
         place = self.workdir / KEPT
-        for name in sorted(place.fs.find(place.path)):
+        for name in sorted(place.fs.find(place.path)) if self.resumes else ():
             kept = place / name.removeprefix(f"{place.path}/")
             with suppress(FileNotFoundError):  # another machine got its result in this moment
                 self._take_up(kept)
@@ -117,26 +117,41 @@ class Workspace:
             self._spending.take_up()
             return
         if kept.suffix != ARCHIVE:
-            log.info("another process began this on %s", " at ".join(json.loads(storage.read_text(kept)).values()))
+            content = kept.fs.cat_file(kept.path)[:200].decode(errors="replace")
+            log.info("another process began this: %s", ascii(content))
             return
         folder = str(kept.path).removeprefix(f"{(self.workdir / KEPT).path}/").removesuffix(ARCHIVE)
-        with tarfile.open(storage.fetch(kept)) as archive:
-            # Filters do this better, but Python 3.11.2, which is Debian's, knows none.
-            members = archive.getmembers()
-            if odd := [member.name for member in members if not _is_plain(member)]:
-                raise UserError(f"{kept} holds {odd[0]!r}, which no stage has kept: remove it")
-            archive.extractall(self.local / folder, members)  # noqa: S202 - each was looked at
+        if not _is_inside(folder):
+            raise UserError(f"{kept} leads out of the work directory, as nothing that a stage keeps: remove it")
+        fetched = storage.fetch(kept)
+        try:
+            with tarfile.open(fetched, "r:") as archive:  # never a compressed one, which could hold any amount
+                # Filters do this better, but Python 3.11.2, which is Debian's, knows none.
+                members = archive.getmembers()
+                if odd := [member.name for member in members if not _is_plain(member)]:
+                    raise UserError(f"{kept} holds {odd[0]!r}, which no stage has kept: remove it")
+                archive.extractall(self.local / folder, members)  # noqa: S202 - each was looked at
+        except (tarfile.TarError, ValueError, EOFError) as error:
+            raise UserError(f"{kept} is not an archive that a stage has kept ({error}): remove it") from error
 
 
 def _is_plain(member: tarfile.TarInfo) -> bool:
-    """Whether a member is a file or a folder inside the folder that it is unpacked to."""
-    return (member.isfile() or member.isdir()) and not {"/", ".."} & {*PurePosixPath(member.name).parts}
+    """Whether a member is a file or a folder inside the folder that it is unpacked to, no larger than the archive."""
+    return (member.isfile() or member.isdir()) and not member.issparse() and _is_inside(member.name)
+
+
+def _is_inside(name: str) -> bool:
+    return not {"/", ".."} & {*PurePosixPath(name).parts} and "\0" not in name
 
 
 @contextmanager
-def workspace(workdir: UPath) -> Iterator[Workspace]:
-    """A place to work in: ``workdir`` itself where it is local, else a scratch folder removed afterwards."""
-    place = Workspace(_folder(workdir), workdir)
+def workspace(workdir: UPath, *, resumes: bool = True) -> Iterator[Workspace]:
+    """A place to work in: ``workdir`` itself where it is local, else a scratch folder removed afterwards.
+
+    What an earlier try kept in a remote one is only taken up by work that ``resumes``. Nothing says whose it is, so
+    that must be work whose result is judged by others: models are vetted, data are not.
+    """
+    place = Workspace(_folder(workdir), workdir, resumes)
     _open.append(place)
     try:
         yield place
@@ -169,6 +184,16 @@ def keep(folder: Path, pattern: str = "*") -> None:
     for place in _open:
         if folder.is_relative_to(place.local):
             place.keep(folder, pattern)
+
+
+def publish(path: Path) -> UPath:
+    """Make a report on why the work is refused outlast it, beside the result to be; returns where a reader finds it."""
+    for place in _open:
+        if place.remote and path.is_relative_to(place.local):
+            target = place.workdir / str(path.relative_to(place.local))
+            storage.copy(storage.at(path), target)
+            return target
+    return storage.at(path)
 
 
 _open: list[Workspace] = []

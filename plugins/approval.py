@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
+from stage_operator import BadInput
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from mlapp.schema import Config
     from mlapp.vetting.verdict import Verdict
 
+SEPARATE = "and promotion.starter_may_approve is false"
 UNDER_DAGS_TEST = "dag_test"  # whom `airflow dags test` names as the user: there is nobody to ask
 
 
@@ -21,16 +25,18 @@ class Approval(ApprovalOperator):  # type: ignore[misc]
 
     Whatever the answer, the run goes on: the promotion decides by the output, and the run still ends with its summary.
 
+    :param config: URI of the run's resolved config.json
     :param verdict: URI of the vet stage's result
     :param wanted: whether to ask at all, ``"True"`` or ``"False"``
     :param hours: how long to wait; then it is rejected
     """
 
-    template_fields = (*ApprovalOperator.template_fields, "verdict", "wanted", "hours")
+    template_fields = (*ApprovalOperator.template_fields, "config", "verdict", "wanted", "hours")
 
-    def __init__(self, *, verdict: str, wanted: str, hours: str, **kwargs: Any) -> None:
+    def __init__(self, *, config: str, verdict: str, wanted: str, hours: str, **kwargs: Any) -> None:
         # Some time to respond, not yet the one asked for: else Airflow would take the task's deadline for it.
         super().__init__(subject="Promote?", defaults=self.REJECT, response_timeout=timedelta(hours=1), **kwargs)
+        self.config = config
         self.verdict = verdict
         self.wanted = wanted
         self.hours = hours
@@ -39,16 +45,22 @@ class Approval(ApprovalOperator):  # type: ignore[misc]
         """Ask, unless there is nothing to ask or nobody to be asked."""
         if self.wanted != "True":
             return ""
-        from mlapp.registry.promoter import APPROVED, read_verdict
-        from mlapp.result import StageResult
+        from mlapp.errors import UserError
         from mlapp.vetting.verdict import headline
 
-        verdict = read_verdict(StageResult.load(self.verdict))
-        if verdict.decision != "promote":
-            return ""
-        if context["dag_run"].triggering_user_name == UNDER_DAGS_TEST:
-            self.tell("approval: nobody can be asked under `airflow dags test`, the run goes on without")
-            return f"{APPROVED}, for nobody can be asked under `airflow dags test`"
+        try:
+            settings = self._settings()
+            verdict, settled = self._question(settings)
+        except UserError as error:
+            raise BadInput(f"{self.task_id}: error: {error}") from error
+        if settled is not None:
+            return settled
+        starter = context["dag_run"].triggering_user_name
+        if starter == UNDER_DAGS_TEST:
+            return self._unattended(settings)
+        if not (settings.promotion.starter_may_approve or starter):
+            self.tell(line := f"rejected: nobody knows who started this run, {SEPARATE}")
+            return line
         self.subject = f"Promote? {headline(verdict).removeprefix('promote: ')}"
         self.body = evidence(verdict)
         self.response_timeout = timedelta(hours=float(self.hours))
@@ -60,10 +72,57 @@ class Approval(ApprovalOperator):  # type: ignore[misc]
 
         answer = HITLOperator.execute_complete(self, context, event)
         user = answer["responded_by_user"]
-        name = user["name"] if isinstance(user, dict) else getattr(user, "name", user)
-        told = APPROVED if answer["chosen_options"] == [self.APPROVE] else "rejected"
-        self.tell(line := f"{told} by {name}" if name else f"{told}: nobody answered within {self.hours} h")
+        names = [user.get(key) if isinstance(user, dict) else getattr(user, key, None) for key in ("name", "id")]
+        name = names[0] or names[1] or ""
+        approved = answer["chosen_options"] == [self.APPROVE]
+        if not name:
+            line = f"rejected: nobody answered within {self.hours} h"
+        elif approved and (reason := self._own_run(context, names)):
+            line = f"rejected: {name} approved, but {reason}"
+        else:
+            line = f"{APPROVED if approved else 'rejected'} by {name}"
+        self.tell(line)
         return line
+
+    def _settings(self) -> Config:
+        from mlapp import pins
+
+        return pins.read(self.config)
+
+    def _question(self, settings: Config) -> tuple[Verdict, str | None]:
+        """The verdict, and what to answer where no person need be asked about it."""
+        from mlapp.registry.promoter import read_verdict, unneeded
+        from mlapp.result import StageResult
+
+        verdict = read_verdict(StageResult.load_verified(self.verdict))  # a person is shown what the vetting left
+        if verdict.decision != "promote":
+            return verdict, ""
+        if reason := unneeded(verdict, settings.storage.registry, settings.model_name):
+            self.tell(f"approval: nobody is asked, the challenger is settled ({reason})")
+            return verdict, ""
+        return verdict, None
+
+    def _unattended(self, settings: Config) -> str:
+        """The answer where nobody can be asked: no promotion, unless the settings say that none need be asked."""
+        from mlapp.registry.promoter import APPROVED
+
+        nobody = "nobody can be asked under `airflow dags test`"
+        if settings.promotion.unattended:
+            line = f"{APPROVED} by promotion.unattended, for {nobody}"
+        else:
+            line = f"{nobody}: trigger the run in Airflow, or set promotion.unattended=true"
+        self.tell(f"approval: {line}")
+        return line
+
+    def _own_run(self, context: Context, names: Sequence[str | None]) -> str | None:
+        """Why a person's approval does not count for this run; None where it does."""
+        if self._settings().promotion.starter_may_approve:
+            return None
+        starter = context["dag_run"].triggering_user_name
+        if not starter:
+            return f"nobody knows who started this run, {SEPARATE}"
+        same = starter.casefold() in {str(name).casefold() for name in names if name}
+        return f"started this run, {SEPARATE}" if same else None
 
     def tell(self, line: str) -> None:
         """Write a line into the task's log."""
@@ -72,7 +131,7 @@ class Approval(ApprovalOperator):  # type: ignore[misc]
 
 def evidence(verdict: Verdict) -> str:
     """What a person needs to decide, in Markdown: how it compares, and every gate."""
-    from mlapp.registry.model_card import points
+    from mlapp.registry.model_card import markdown, points
 
     challenger = verdict.challenger
     lines = [
@@ -81,7 +140,7 @@ def evidence(verdict: Verdict) -> str:
         "",
         "| gate | value | bound | |",
         "|---|---|---|---|",
-        *(f"| {' | '.join(gate.cells)} |" for gate in verdict.gates),
+        *(f"| {markdown(gate.cells[0])} | {' | '.join(gate.cells[1:])} |" for gate in verdict.gates),
     ]
     if verdict.champion and verdict.against_champion:
         gain = verdict.against_champion.difference

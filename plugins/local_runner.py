@@ -37,18 +37,24 @@ class LocalRunner:
 
     def run(self, module: str, arguments: Sequence[str], environ: Mapping[str, str] = NOTHING) -> Ended:
         """Run the stage in the project's root and wait for it, with how it ended read from ``--ended-to``."""
-        from mlapp.death_signal import tied  # not above: this module finds the package without importing it
+        # Not above: this module finds the package without importing it.
+        from mlapp.child_environment import handed_to_tracker, of_stage
+        from mlapp.death_signal import tied
 
         root = project_root()
         paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-        with tempfile.TemporaryDirectory(prefix="mlapp-stage-", ignore_cleanup_errors=True) as scratch:
+        with (
+            tempfile.TemporaryDirectory(prefix="mlapp-stage-", ignore_cleanup_errors=True) as scratch,
+            handed_to_tracker() as (tracker, files),
+        ):
             answer = Path(scratch, "ended.json")
             process = self._process = subprocess.Popen(
                 [*tied(signal.SIGTERM), sys.executable, "-m", module, *arguments, f"--ended-to={answer}"],
                 cwd=root,
                 env={
-                    **os.environ,
+                    **of_stage(module),
                     **environ,
+                    **tracker,
                     "PYTHONPATH": os.pathsep.join(paths),
                     "PYTHONUNBUFFERED": "1",
                     "TMPDIR": scratch,  # of a stage that is killed nothing stays
@@ -60,6 +66,7 @@ class LocalRunner:
                 encoding="utf-8",
                 errors="replace",
                 start_new_session=True,
+                pass_fds=files,
             )
             reader = threading.Thread(target=self._tell, args=(process,), daemon=True)
             reader.start()

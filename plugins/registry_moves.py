@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 log = logging.getLogger("airflow.task")
+ACTIONS = ("rollback", "promote")
 ASKED = ("action", "bundle", "why")
 
 
@@ -23,13 +24,15 @@ def move(conf: str, by: str) -> str:
 
     given = read_conf(conf)
     action, bundle, why = (given.pop(name, None) for name in ASKED)
+    if action not in ACTIONS:
+        raise BadInput(f"action is {action!r}: choose {' or '.join(ACTIONS)}")
     if (action == "promote") != bool(bundle):
         raise BadInput(f"{action} takes {'a bundle' if action == 'promote' else 'no bundle, but the predecessor'}")
     try:
         settings = resolve(DEFAULT_PRESET, given)
         with storage.explained():
-            registry, name, keys = settings.storage.registry, settings.promotion.name, settings.signing
-            former, new = rollback(registry, name, bundle, by=by, why=why, request=by, keys=keys)
+            registry, name, keys = settings.storage.registry, settings.model_name, settings.signing
+            former, new = rollback(registry, name, bundle, by=by, why=str(why or ""), request=by, keys=keys)
     except UserError as error:
         raise BadInput(str(error)) from error
     log.info("%s: the champion is %s, before it was %s", name, new, former)

@@ -15,7 +15,8 @@ from airflow.sdk.exceptions import AirflowException, TaskDeferred
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from stage_runner import Ended, Runner
-    from vertex_ladder import Ladder, Step, Waiting
+    from vertex_ladder import Ladder
+    from vertex_steps import Step, Waiting
 
 
 class BadInput(SystemExit):
@@ -33,7 +34,7 @@ NO_SECOND_TRY = ExceptionRetryPolicy([RetryRule(BadInput, RetryAction.FAIL, reas
 
 
 class StageOperator(BaseOperator):  # type: ignore[misc]
-    """Run ``python -m module`` and hand on the URI of its result.json, and nothing else.
+    """Run ``python -m module`` and hand on the URI of its result.json with its SHA-256, and nothing else.
 
     :param module: dotted name of the stage's module
     :param arguments: value by flag, without dashes. Lists, also nested ones and the results of mapped tasks, become
@@ -84,20 +85,36 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
         self.running: Runner | Ladder | None = None
 
     def execute(self, context: Context) -> str:
-        """Run the stage; returns the URI of its result."""
+        """Run the stage; returns the reference of its result."""
         if self.wanted != "True":
             return ""
         if self._is_local():
             return self._outcome(self._run("local" if self.runner == VERTEX else self.runner, {}))
         return self._climb(context, lambda ladder: ladder.begin())
 
-    def resume(self, context: Context, waiting: Mapping[str, Any] | None = None, event: Any = None) -> str:
-        """Go on after a deferral. ``airflow dags test`` gives the trigger's event in place of what to wait for."""
-        from vertex_task import Waiting
+    def resume(
+        self,
+        context: Context,
+        waiting: Mapping[str, Any] | None = None,
+        event: Any = None,
+        until: str = "",
+    ) -> str:
+        """Go on after a deferral, ``until`` the deadline at most.
 
-        return self._climb(
-            context, lambda ladder: ladder.look(Waiting(**waiting)) if waiting else ladder.begin(fresh=False)
-        )
+        ``airflow dags test`` gives the trigger's event in place of what to wait for.
+        """
+        from vertex_task import Waiting, wait_on
+
+        self.running = None
+        try:
+            return self._climb(
+                context, lambda ladder: ladder.look(Waiting(**waiting)) if waiting else ladder.begin(fresh=False)
+            )
+        except (Exception, BadInput) as error:
+            # Not even the run's settings could be read: no more than a look that failed.
+            if self.running or not waiting or (later := wait_on(self, waiting, until, error)) is None:
+                raise
+        raise self._deferred(later, SHORTEST_DEFERRAL_S, until)
 
     def _is_local(self) -> bool:
         if self.runner != VERTEX:
@@ -123,7 +140,7 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
         except UserError as error:
             raise BadInput(f"{self.task_id}: error: {error}") from error
         if isinstance(step, Waiting):
-            raise self._deferred(step, ladder.settings.poll_seconds)
+            raise self._deferred(step, ladder.settings.poll_seconds, ladder.deadline.isoformat())
         return self._outcome(self._run("local", step.environ) if isinstance(step, Fallback) else step)
 
     def _run(self, place: str, environ: Mapping[str, str]) -> Ended:
@@ -133,12 +150,12 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
         self.running = running
         return running.run(self.module, self._command(), environ)
 
-    def _deferred(self, waiting: Waiting, seconds: float) -> TaskDeferred:
+    def _deferred(self, waiting: Waiting, seconds: float, until: str) -> TaskDeferred:
         """Frees the worker, by a trigger of a provider: one of our own would not be where Composer's triggers run."""
         from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 
         trigger = TimeDeltaTrigger(timedelta(seconds=max(seconds, SHORTEST_DEFERRAL_S)))
-        return TaskDeferred(trigger=trigger, method_name="resume", kwargs={"waiting": asdict(waiting)})
+        return TaskDeferred(trigger=trigger, method_name="resume", kwargs={"waiting": asdict(waiting), "until": until})
 
     def _pause(self, seconds: float) -> None:
         """Sleep in short bits, so that a kill is heard soon."""
@@ -165,6 +182,10 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
     def tell(self, line: str) -> None:
         """Take a line of the stage's output, as soon as it comes: into the task's log."""
         self.log.info(line)
+
+    def alert(self, line: str) -> None:
+        """Report in the task's log what a person should see to, though the task goes on."""
+        self.log.error(line)
 
     def on_kill(self) -> None:
         """End the stage with all its processes, or its job."""

@@ -40,7 +40,7 @@ class Runner(Protocol):
     def run(self, module: str, arguments: Sequence[str], environ: Mapping[str, str]) -> Ended:
         """Run ``python -m module *arguments`` there to its end; whatever is raised, nothing is left behind.
 
-        ``environ`` comes on top of the environment.
+        ``environ`` comes on top of what the stage may have of the environment (`mlapp.child_environment`).
         """
 
     def kill(self) -> None:

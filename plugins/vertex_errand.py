@@ -48,7 +48,7 @@ class Errand:
     @property
     def identity(self) -> str:
         """The same for every try at the same work, another one as soon as arguments, settings or image change."""
-        settings = storage.at(self.config).read_text(encoding="utf-8")
+        settings, _ = storage.read_referenced(self.config)
         return _digest([asdict(self.task), self.module, self.arguments, settings, self.image])
 
 
@@ -81,16 +81,19 @@ class Attempt:
         return f"{prefix}/{self.identity}/{self.number}"
 
 
-def installation() -> str:
-    """Which Airflow this is: its job's reaper must not take those of another one for orphans."""
+# Which Composer environment this is: two of one name may be in two projects or regions. The bucket's name is unique.
+COMPOSER = ("GCP_PROJECT", "GOOGLE_CLOUD_PROJECT", "COMPOSER_LOCATION", "COMPOSER_ENVIRONMENT", "GCS_BUCKET")
+
+
+def installation(project: str = "") -> str:
+    """Which Airflow this is, with its jobs in ``project``: a reaper must not take those of another one for orphans."""
     from airflow.sdk.configuration import conf
 
-    composer = [os.environ.get(name, "") for name in ("COMPOSER_LOCATION", "COMPOSER_ENVIRONMENT")]
     url = conf.get("api", "base_url", fallback="")
-    if any(composer):
-        return _digest(composer)
+    if os.environ.get("COMPOSER_ENVIRONMENT") or os.environ.get("COMPOSER_LOCATION"):
+        return _digest([project, *(os.environ.get(name, "") for name in COMPOSER)])
     shared = url and not re.search(r"//(localhost|127\.)", url)
-    return _digest(url if shared else [socket.gethostname(), os.environ.get("AIRFLOW_HOME")])
+    return _digest([project, url] if shared else [project, socket.gethostname(), os.environ.get("AIRFLOW_HOME")])
 
 
 def _digest(content: Sequence[Any] | Mapping[str, Any] | str) -> str:

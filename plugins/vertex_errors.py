@@ -6,8 +6,18 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from vertex_jobs import CONNECTION, brief
+from vertex_jobs import CONNECTION
 
+from mlapp.cloud_errors import (
+    brief,
+    innermost,
+    is_credentials,
+    is_passing,
+    is_rate_limit,
+    is_unknown_host,
+    is_unsent,
+    status,
+)
 from mlapp.errors import UserError
 from mlapp.schema_cloud import Place
 
@@ -21,6 +31,10 @@ SHORTAGE = re.compile(
 )
 # Its own doing: "The replica workerpool0-0 ran out-of-memory …", "… exited with a non-zero status of 1".
 OWN_FAULT = re.compile(r"out.of.memory|low on memory|non-zero status", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(r"out.of.memory|low on memory|\boom\b", re.IGNORECASE)
+EXIT_STATUS = re.compile(r"non-zero (?:exit )?(?:status|code)(?: of)?:? *(\d+)", re.IGNORECASE)
+# How a process ends that is told to by its machine: SIGKILL, SIGTERM, and a stage that lost what it needs.
+STOPPED = frozenset({75, 137, 143})
 
 
 def short_of(job: Any) -> bool:
@@ -30,34 +44,54 @@ def short_of(job: Any) -> bool:
     return job.error.code == RESOURCE_EXHAUSTED or bool(SHORTAGE.search(job.error.message))
 
 
+def exit_status(job: Any) -> int | None:
+    """The exit status that Vertex AI reports of a failed job; None where it names none."""
+    found = EXIT_STATUS.search(job.error.message)
+    return int(found[1]) if found else None
+
+
+def was_stopped(job: Any, code: int | None) -> bool:
+    """Whether a job that ended with this status was ended from outside, as a machine does that is taken away."""
+    return code in STOPPED and not OUT_OF_MEMORY.search(job.error.message)
+
+
+def no_room(error: BaseException) -> str | None:
+    """Why a place does not take a job now, though another may; None where the request itself is at fault."""
+    told = brief(error)
+    if is_rate_limit(error):
+        return f"too many requests: {told}"
+    if status(error) == 429:
+        return f"no quota: {told}"
+    if is_unknown_host(error):
+        return None
+    return f"does not answer: {told}" if is_passing(error) or is_unsent(error) else None
+
+
 def explain(
-    error: Exception, project: str, place: Place | None = None, image: str = "", account: str | None = None
+    error: BaseException, project: str, place: Place | None = None, image: str = "", account: str | None = None
 ) -> UserError | None:
     """The one line for what a user can mend, with the command that mends it; None for anything else."""
     from airflow.sdk.exceptions import AirflowNotFoundException
-    from google.api_core import exceptions
-    from google.auth.exceptions import GoogleAuthError
 
-    if isinstance(error, exceptions.RetryError) and isinstance(error.cause, Exception):
-        error = error.cause
+    error = innermost(error)
     if isinstance(error, AirflowNotFoundException):
         return UserError(
             f"Airflow has no connection {CONNECTION}: "
             f"airflow connections add {CONNECTION} --conn-type google_cloud_platform"
         )
     told = brief(error)
-    if isinstance(error, GoogleAuthError | exceptions.Unauthenticated) or "metadata from plugin failed" in told:
+    if is_credentials(error):
         return UserError(
             f"no valid Google Cloud credentials ({told}): gcloud auth application-default login, "
             f"or give Airflow's connection {CONNECTION} a key"
         )
-    if isinstance(error, exceptions.ServiceUnavailable) and re.search(r"DNS|resolv|resolution|name not found", told):
+    if is_unknown_host(error):
         region = f" of the region {place.region}" if place else ""
         return UserError(
             f"the address{region} cannot be found ({told}): gcloud compute regions list "
-            "(mend the region in placement.places, or see whether this machine is online)"
+            "(correct the region in placement.places, or see whether this machine is online)"
         )
-    if not isinstance(error, exceptions.BadRequest | exceptions.Forbidden | exceptions.NotFound):
+    if status(error) not in (400, 403, 404):
         return None
     reason = str(getattr(error, "reason", "") or "")
     command = _by_reason(reason, told, project) or _by_message(told, project, place, image, account)

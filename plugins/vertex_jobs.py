@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+from mlapp.cloud_errors import brief, could_not_look, is_passing, is_rate_limit, is_unknown_host, is_unsent, status
 from mlapp.errors import UserError
 
 # host:port of a plain gRPC server to speak to instead of Google's, without credentials.
@@ -17,9 +19,18 @@ OVER = frozenset(f"JOB_STATE_{name}" for name in ("SUCCEEDED", "FAILED", "CANCEL
 PENDING = frozenset({"JOB_STATE_UNSPECIFIED", "JOB_STATE_QUEUED", "JOB_STATE_PENDING"})
 RUNNING, CANCELLING = "JOB_STATE_RUNNING", "JOB_STATE_CANCELLING"
 CALL_S = 30.0  # for one call
-PATIENCE_S = 60.0  # for a call that may be repeated, with all its repetitions
+FIRST_PAUSE_S, PATIENCE_S = 0.5, 60.0  # for a call that may be repeated, with all its repetitions
 CONFIRM_S, CONFIRM_EVERY_S = 300.0, 2.0  # for a job to be over once it is told to
-BACKOFF_S = (1.0, 4.0, 10.0)  # between attempts at creating a job
+# Between attempts at creating a job, half of it by chance: together more than the minute that a rate limit counts by.
+BACKOFF_S = (1.0, 4.0, 10.0, 20.0, 40.0)
+
+
+class NotOverError(TimeoutError):
+    """A job was cancelled some time ago and still is not over."""
+
+
+class UnclearError(RuntimeError):
+    """A job may have been created, and its region does not say whether it was."""
 
 
 class Jobs:
@@ -39,46 +50,44 @@ class Jobs:
     def create(self, region: str, job: dict[str, Any], mine: Callable[[Any], bool]) -> Any:
         """Create a job; where it is unknown whether a call had effect, look for the job before trying again.
 
-        ``mine`` tells this very job among those found by its label ``mlapp_task``.
+        ``mine`` recognises this very job among those found by its label ``mlapp_task``. Raises `UnclearError` where
+        nothing can be found out, and the service's own error where there certainly is no job.
         """
-        label = {"mlapp_task": job["labels"]["mlapp_task"]}
         for pause in (*BACKOFF_S, None):
             try:
                 return self._hook.create_custom_job(
                     project_id=self.project, region=region, custom_job=job, timeout=CALL_S
                 )
-            except ambiguous() as error:
-                self.say(f"{region}: no clear answer to creating the job ({brief(error)}): looking whether it is there")
-                if pause is None:
-                    if found := self._created(label, mine):
-                        return found
+            except Exception as error:
+                if not (is_rate_limit(error) or (is_passing(error) and status(error) != 429)) or is_unknown_host(error):
                     raise
-                time.sleep(pause)
-                if found := self._created(label, mine):
+                certain = is_rate_limit(error) or is_unsent(error)  # that there is no job
+                doubt = "trying again" if certain else "looking whether it is there"
+                self.say(f"{region}: no clear answer to creating the job ({brief(error)}): {doubt}")
+                time.sleep((pause or 0.0) * random.uniform(0.5, 1.0))
+                if not certain and (found := self._created(region, job, mine)):
                     return found
+                if pause is None:
+                    raise
         raise AssertionError("unreachable")
 
     def get(self, name: str) -> Any:
         """One job as it is now, by its resource name; a single call."""
         return self._hook.get_custom_job(**self._parts(name), timeout=CALL_S)
 
-    def find(self, labels: dict[str, str]) -> list[Any]:
-        """The jobs with these labels in all the regions, the oldest first."""
-        text = " AND ".join(f'labels.{key}="{value}"' for key, value in labels.items())
-        found = [
-            job
-            for region in self.regions
-            for job in self._hook.list_custom_jobs(
-                project_id=self.project,
-                region=region,
-                page_size=100,
-                page_token=None,
-                filter=text,
-                read_mask=None,
-                retry=_patiently(),
-                timeout=CALL_S,
-            )
-        ]
+    def find(self, labels: dict[str, str], must: Collection[str] | None = None) -> list[Any]:
+        """The jobs with these labels, the oldest first, in all the regions and in those that ``must`` answer.
+
+        Another region that does not answer is passed over; without ``must`` every region has to.
+        """
+        found = []
+        for region in dict.fromkeys((*self.regions, *(must or ()))):
+            try:
+                found += self._listed(region, labels)
+            except Exception as error:
+                if must is None or region in must or not could_not_look(error):
+                    raise
+                self.say(f"{region} does not answer ({brief(error)}): no job of this task is known to be there")
         return sorted(found, key=lambda job: (job.create_time, job.name))
 
     def cancel(self, name: str) -> None:
@@ -96,12 +105,31 @@ class Jobs:
         until = time.monotonic() + CONFIRM_S
         while not is_over(job := self._hook.get_custom_job(**self._parts(name), retry=_patiently(), timeout=CALL_S)):
             if time.monotonic() > until:
-                raise RuntimeError(f"{name} was cancelled {CONFIRM_S:.0f} s ago and still is {job.state.name}")
+                raise NotOverError(f"{name} was cancelled {CONFIRM_S:.0f} s ago and still is {job.state.name}")
             time.sleep(CONFIRM_EVERY_S)
         return job
 
-    def _created(self, labels: dict[str, str], mine: Callable[[Any], bool]) -> Any:
-        return next(filter(mine, self.find(labels)), None)
+    def _created(self, region: str, job: dict[str, Any], mine: Callable[[Any], bool]) -> Any:
+        try:
+            found = self._listed(region, {"mlapp_task": job["labels"]["mlapp_task"]})
+        except Exception as error:
+            if not could_not_look(error):
+                raise
+            raise UnclearError(f"{region} does not say whether it has the job: {brief(error)}") from error
+        return next(filter(mine, found), None)
+
+    def _listed(self, region: str, labels: dict[str, str]) -> list[Any]:
+        pages = self._hook.list_custom_jobs(
+            project_id=self.project,
+            region=region,
+            page_size=100,
+            page_token=None,
+            filter=" AND ".join(f'labels.{key}="{value}"' for key, value in labels.items()),
+            read_mask=None,
+            retry=_patiently(),
+            timeout=CALL_S,
+        )
+        return list(pages)
 
     def _parts(self, name: str) -> dict[str, str]:
         _, project, _, region, _, job = name.split("/")
@@ -119,37 +147,11 @@ def console(name: str) -> str:
     return f"https://console.cloud.google.com/vertex-ai/locations/{region}/training/{job}?project={project}"
 
 
-def ambiguous() -> tuple[type[Exception], ...]:
-    """Errors that leave open whether the call had effect, and that may be gone at the next one."""
-    from google.api_core import exceptions
-
-    return (
-        exceptions.ServiceUnavailable,
-        exceptions.GatewayTimeout,
-        exceptions.InternalServerError,
-        exceptions.Unknown,
-        exceptions.Cancelled,
-        exceptions.RetryError,
-    )
-
-
-def transient() -> tuple[type[Exception], ...]:
-    """Errors of a call without effects that may be gone at the next one."""
-    from google.api_core import exceptions
-
-    return (*ambiguous(), exceptions.TooManyRequests)
-
-
-def brief(error: BaseException) -> str:
-    """An API's error in one line."""
-    return " ".join(str(getattr(error, "message", "") or error).split())[:500]
-
-
 def _patiently() -> Any:
     """How a call without effects is repeated while Vertex AI does not answer."""
-    from google.api_core.retry import Retry, if_exception_type
+    from google.api_core.retry import Retry
 
-    return Retry(if_exception_type(*transient()), initial=0.5, maximum=10.0, timeout=PATIENCE_S)
+    return Retry(is_passing, initial=FIRST_PAUSE_S, maximum=10.0, timeout=PATIENCE_S)
 
 
 # A channel may wait without end, when it is collected, for a call that a signal's exception broke off: none is.

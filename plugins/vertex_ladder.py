@@ -2,52 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from stage_runner import BAD_INPUT, Ended
 from vertex_errand import Attempt, Errand
-from vertex_errors import explain, image_trouble, short_of
-from vertex_jobs import PENDING, RUNNING, Jobs, brief, console, is_over
+from vertex_errors import exit_status, explain, image_trouble, no_room, short_of, was_stopped
+from vertex_jobs import PENDING, RUNNING, Jobs, UnclearError, console, is_over
 from vertex_one import OneJob
 from vertex_prices import estimate
 from vertex_records import Records
 from vertex_spec import ENDED, custom_job, for_stage, hop, place_name
+from vertex_steps import Fallback, Hops, Onward, Step, Waiting, unseen
 
+from mlapp.cloud_errors import brief, could_not_look, is_gone, is_not_found
 from mlapp.errors import UserError
 from mlapp.schema import Config
 from mlapp.schema_cloud import Place
-from mlapp.stage import HOPS
-
-Hops = tuple[dict[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """A job to be looked at again: its resource name, the state it was seen in last, how often it lost its machine."""
-
-    job: str
-    seen: str = ""
-    lost: int = 0
-
-
-@dataclass(frozen=True)
-class Fallback:
-    """No place has room but the worker itself; what was tried before it."""
-
-    hops: Hops
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """What tells the stage how it came there."""
-        return {HOPS: json.dumps([*self.hops, hop("local", "ran")], ensure_ascii=False)}
-
-
-Step = Waiting | Ended | Fallback
 
 
 class NoRoomError(RuntimeError):
@@ -57,7 +31,15 @@ class NoRoomError(RuntimeError):
 class Ladder:
     """What happens to an errand, step by step; what is known between two steps stands in its job's labels."""
 
-    def __init__(self, errand: Errand, config: Config, deadline: datetime, say: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        errand: Errand,
+        config: Config,
+        deadline: datetime,
+        say: Callable[[str], object],
+        alert: Callable[[str], object] | None = None,
+    ) -> None:
+        self.alert = alert or say
         self.errand = errand
         self.settings = config.placement
         self.deadline = deadline
@@ -70,79 +52,140 @@ class Ladder:
 
     def begin(self, *, fresh: bool = True) -> Step:
         """Take up the errand's own job if there is one, else submit one; ``fresh`` as in `OneJob.found`."""
-        job = self.one.found(fresh=fresh)
-        if job is None:
-            return self._submit(0, 0, ())
-        return self._over(job) if is_over(job) else self.look(Waiting(job.name))
+        return self._find(Waiting("", fresh=fresh))
 
     def look(self, waiting: Waiting) -> Step:
-        """See how the job does; returns what is to be waited for next, or how the stage ended."""
-        job = self.one.now(waiting.job)
+        """See how the job does; returns what is to be waited for next, or how the stage ended.
+
+        A look that fails changes nothing: there is another one later, until the deadline.
+        """
+        if not waiting.job:
+            return self._find(waiting)
+        try:
+            step = self._see(waiting)
+        except Exception as error:
+            return self._unseen(waiting, error)
+        return self._submit(step) if isinstance(step, Onward) else step
+
+    def _find(self, waiting: Waiting) -> Step:
+        try:
+            job = self.one.found(fresh=waiting.fresh)
+        except Exception as error:  # where nothing was submitted yet, the user hears at once what is wrong
+            if not could_not_look(error) or not (waiting.onward or self.one.has_jobs()):
+                raise
+            return self._unseen(waiting, error)
         if job is None:
-            return waiting
+            return self._submit(Onward.of(waiting.onward) if waiting.onward else Onward())
+        return self.look(Waiting(job.name))
+
+    def _see(self, waiting: Waiting) -> Step | Onward:
+        """What a job that can be seen calls for."""
+        try:
+            job = self.one.now(waiting.job)
+        except Exception as error:
+            if is_not_found(error):
+                return self._absent(waiting, error)
+            raise
         state = job.state.name
         if state != waiting.seen:
             self.say(f"{job.display_name}: {state.removeprefix('JOB_STATE_').lower()}")
         if is_over(job):
-            return self._over(job)
+            return self._over(job, waiting.leaving)
         if datetime.now(UTC) >= self.deadline:
             return self._overdue(job)
         attempt, place = self._where(job)
         lost = waiting.lost + (place.spot and waiting.seen == RUNNING and state in PENDING)
-        if lost and attempt.preempted + lost > place.preemptions:
-            return self._leave(job, f"its machine was taken away {attempt.preempted + lost} times")
         since = job.update_time if job.start_time else job.create_time
         waited = (datetime.now(UTC) - since).total_seconds() / 60
-        if state in PENDING and waited > place.max_wait_minutes:
-            return self._leave(job, f"no machine within {place.max_wait_minutes:g} minutes")
-        return Waiting(waiting.job, state, lost)
+        reason = waiting.leaving
+        if lost and attempt.preempted + lost > place.preemptions:
+            reason = f"its machine was taken away {attempt.preempted + lost} times"
+        elif state in PENDING and waited > place.max_wait_minutes:
+            reason = f"no machine within {place.max_wait_minutes:g} minutes"
+        return self._leave(waiting, job, reason) if reason else Waiting(waiting.job, state, lost)
+
+    def _unseen(self, waiting: Waiting, error: Exception) -> Waiting:
+        """Wait on, as nothing is known; a bug or the deadline ends the wait."""
+        if not could_not_look(error):
+            raise error
+        if datetime.now(UTC) >= self.deadline:
+            self.kill()
+            raise self._too_late() from error
+        cure = explain(error, self.jobs.project)
+        return unseen(waiting, error, self.settings.alert_after_minutes, str(cure or ""), self.say, self.alert)
+
+    def _absent(self, waiting: Waiting, error: Exception) -> Step:
+        """Believe that there is no such job only if it is not there for some time."""
+        now = datetime.now(UTC)
+        if not waiting.absent:
+            return self._unseen(replace(waiting, absent=now.isoformat()), error)
+        if not is_gone(datetime.fromisoformat(waiting.absent), now):
+            return self._unseen(waiting, error)
+        if left := self.one.left():
+            return left  # its result, or why there is none
+        raise UserError(f"{waiting.job} is not there any more, somebody deleted it: clear the task to start it again")
 
     def kill(self) -> None:
         """Cancel the job, if any; from a signal handler too."""
         self.one.kill()
 
-    def _submit(self, rung: int, preempted: int, hops: Hops) -> Step:
-        """A job at the first place from ``rung`` on that takes it; ``preempted`` counts what was lost at that rung."""
-        from google.api_core.exceptions import ResourceExhausted
-
-        for step, place in enumerate(self.places[rung:], rung):
+    def _submit(self, onward: Onward) -> Step:
+        """A job at the first place that takes it."""
+        hops = onward.hops
+        for rung, place in enumerate(self.places[onward.rung :], onward.rung):
             if isinstance(place, str):
                 return Fallback(hops)
+            here = Onward(rung, onward.preempted if rung == onward.rung else 0, hops)
             try:
-                return self._create(place, step, preempted if step == rung else 0, hops)
-            except ResourceExhausted as error:
-                hops = self._hopped(hops, place, f"no quota: {brief(error)}")
+                return self._create(place, here)
+            except UnclearError as error:
+                cause = error.__cause__
+                return self._unseen(Waiting("", onward=asdict(here)), cause if isinstance(cause, Exception) else error)
+            except UserError:
+                raise
+            except Exception as error:
+                if (reason := no_room(error)) is None:
+                    raise
+                hops = self._hopped(hops, place, reason)
         told = "; ".join(f"{tried['place']}: {tried['outcome']}" for tried in hops)
         raise NoRoomError(f"no place has room for {self.errand.task.name}: {told}")
 
-    def _create(self, place: Place, rung: int, preempted: int, hops: Hops) -> Waiting:
+    def _create(self, place: Place, here: Onward) -> Waiting:
         limit = self.deadline - datetime.now(UTC)
         if limit.total_seconds() <= 0:
             raise self._too_late()
         self.say(f"{place_name(place)}: {estimate(place, self.settings, limit.total_seconds() / 3600)}")
         number = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(2)}"  # in the order of time, and unique
-        attempt = Attempt(self.one.identity, number, rung, preempted, (*hops, hop(place, "ran")))
+        attempt = Attempt(self.one.identity, number, here.rung, here.preempted, (*here.hops, hop(place, "ran")))
         where = {"prefix": self.records.prefix, "project": self.jobs.project}
         content = custom_job(self.errand, attempt, place, self.settings, limit=limit, **where)
         try:
-            return Waiting(self.one.create(place.region, content).name)
+            job = self.one.create(place.region, attempt, content)
+        except UnclearError:
+            raise
         except Exception as error:
             account = self.settings.account_of(self.errand.task.name)
             told = explain(error, self.jobs.project, place, self.errand.image, account)
             raise told or error from error
+        return Waiting(job.name) if job else Waiting("", onward=asdict(here))
 
-    def _over(self, job: Any) -> Step:
-        """What follows from a job's end."""
+    def _over(self, job: Any, leaving: str = "") -> Step | Onward:
+        """What follows from a job's end; what the stage itself said of it counts first."""
         attempt, place = self._where(job)
         state, message, record = job.state.name, brief(job.error), self.records.of(attempt)
+        if record and record.exit_code == 0 and record.uri:
+            self.records.tell(job, place, "ran")
+            return record
         if state == "JOB_STATE_EXPIRED":
             return self._overdue(job)
         if state == "JOB_STATE_CANCELLED":
+            if leaving:
+                return self._next(job, leaving, again=False)
             self.records.tell(job, place, "cancelled from outside")
             raise UserError(f"{job.name} was cancelled from outside: clear the task to start it again")
-        if state == "JOB_STATE_FAILED" and short_of(job):
+        if state == "JOB_STATE_FAILED" and (lost := self._lost(job, record)):
             taken = bool(place.spot and job.start_time)
-            reason = f"{'its machine was taken away' if taken else 'no machine to be had'}: {message}"
+            reason = f"{'its machine was taken away' if taken else 'no machine to be had'}: {lost}"
             return self._next(job, reason, again=taken and attempt.preempted < place.preemptions)
         if state == "JOB_STATE_SUCCEEDED" and record is None:
             record = Ended(1, "", f"the job succeeded, but is no stage: it left no {ENDED}")
@@ -154,24 +197,44 @@ class Ladder:
             return ended
         return replace(ended, reason=f"{ended.reason} ({console(job.name)})")
 
-    def _leave(self, job: Any, reason: str) -> Step:
-        """Give a place up: its job is seen cancelled before there is another one."""
-        over = self.one.end(job)
-        return self._next(over, reason, again=False) if over.state.name == "JOB_STATE_CANCELLED" else self._over(over)
+    def _lost(self, job: Any, record: Ended | None) -> str | None:
+        """How a failed job lost its machine, in words; None where it failed by its own doing.
 
-    def _next(self, job: Any, reason: str, *, again: bool) -> Step:
+        A stage that a spot machine's end stops says so in its record, or cannot say any more what its exit status says.
+        """
+        code = record.exit_code if record else exit_status(job)
+        message = brief(job.error)
+        if was_stopped(job, code) and self._where(job)[1].spot:
+            return f"the stage was stopped (exit code {code}): {record.reason if record else message}"
+        return message if (record is None or was_stopped(job, code)) and short_of(job) else None
+
+    def _leave(self, waiting: Waiting, job: Any, reason: str) -> Step | Onward:
+        """Give a place up: its job is seen cancelled before there is another one."""
+        try:
+            over = self.one.end(job)
+        except Exception as error:
+            return self._unseen(replace(waiting, leaving=reason), error)
+        return self._over(over, reason)
+
+    def _next(self, job: Any, reason: str, *, again: bool) -> Onward:
         """Go on from a place that did not do: to the next one, or ``again`` to the same."""
         attempt, place = self._where(job)
         self.records.tell(job, place, reason)
         hops = self._hopped(attempt.hops[:-1], place, reason)
-        return self._submit(attempt.rung + (not again), attempt.preempted + 1 if again else 0, hops)
+        return Onward(attempt.rung + (not again), attempt.preempted + 1 if again else 0, hops)
 
     def _hopped(self, hops: Hops, place: Place, reason: str) -> Hops:
         self.say(f"{place_name(place)}: {reason}")
         return (*hops, hop(place, reason))
 
-    def _overdue(self, job: Any) -> Step:
-        over = job if is_over(job) else self.one.end(job)
+    def _overdue(self, job: Any) -> Step | Onward:
+        try:
+            over = job if is_over(job) else self.one.end(job)
+        except Exception as error:
+            if not could_not_look(error):
+                raise
+            self.say(f"{job.name} could not be seen cancelled ({brief(error)}): it ends by its own time limit")
+            raise self._too_late() from error
         if over.state.name == "JOB_STATE_SUCCEEDED":
             return self._over(over)
         self.records.tell(over, self._where(over)[1], "ran past its deadline")

@@ -6,9 +6,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from vertex_errand import Errand
-from vertex_jobs import CANCELLING, Jobs, brief, console, is_over, transient
+from stage_runner import Ended
+from vertex_errand import Attempt, Errand
+from vertex_jobs import CANCELLING, Jobs, UnclearError, console, is_over
 from vertex_records import Records
+
+from mlapp.cloud_errors import brief, could_not_look
 
 KILL_S = 4.0  # Airflow ends a worker 5 s after it told it to
 
@@ -30,7 +33,9 @@ class OneJob:
 
         Only a ``fresh`` start passes over one that failed while nobody looked; a task that waited for it hears of it.
         """
-        jobs = self.jobs.find({"mlapp_task": self.errand.task.digest})
+        task = self.errand.task.digest
+        noted = self.records.unsettled(task)
+        jobs = self.jobs.find({"mlapp_task": task}, {where["region"] for where in noted.values()})
         for job in jobs:
             if not is_over(job) and job.labels["mlapp_identity"] != self.identity:
                 self.say(f"{job.name} runs with other arguments, settings or image: it is cancelled")
@@ -44,25 +49,59 @@ class OneJob:
         over = [job for job in own if is_over(job) and (not fresh or job.state.name == "JOB_STATE_SUCCEEDED")]
         return over[-1] if over else None
 
-    def create(self, region: str, content: dict[str, Any]) -> Any:
-        """Submit a job; returns the one that goes on, should another task have done the same at the same time."""
-        number = content["labels"]["mlapp_attempt"]
-        job = self.jobs.create(region, content, lambda other: other.labels["mlapp_attempt"] == number)
+    def create(self, region: str, attempt: Attempt, content: dict[str, Any]) -> Any:
+        """Submit a job; returns the one that goes on, should another task have done the same at the same time.
+
+        None where that cannot be seen now: `found` is to be asked again. Raises `UnclearError` where the job itself
+        may or may not be there; after any other error of Google's there certainly is none.
+        """
+        task, number = self.errand.task.digest, attempt.number
+        try:
+            self.records.submitting(attempt, task, self.jobs.project, region)
+        except Exception as error:
+            if not could_not_look(error):
+                raise
+            raise UnclearError(f"cannot note in {self.records.prefix} what is submitted: {brief(error)}") from error
+        try:
+            job = self.jobs.create(region, content, lambda other: other.labels["mlapp_attempt"] == number)
+        except UnclearError:
+            raise
+        except Exception:
+            self._forget(task, number)
+            raise
         self._name = job.name
         self.say(f"submitted {job.name}; {console(job.name)}")
-        others = [other for other in self.jobs.find({"mlapp_task": self.errand.task.digest}) if self._is_own(other)]
-        return self._only([job, *(other for other in others if not is_over(other) and other.name != job.name)])
+        try:
+            others = [other for other in self.jobs.find({"mlapp_task": task}, ()) if self._is_own(other)]
+            return self._only([job, *(other for other in others if not is_over(other) and other.name != job.name)])
+        except Exception as error:
+            if not could_not_look(error):
+                raise
+            self.say(f"cannot see whether another worker did the same ({brief(error)}): looking again later")
+            return None
+
+    def has_jobs(self) -> bool:
+        """Whether there may be a job of this task that no task has heard the end of; True where that is not known."""
+        try:
+            return bool(self.records.unsettled(self.errand.task.digest))
+        except Exception as error:
+            if not could_not_look(error):
+                raise
+            return True
 
     def now(self, name: str) -> Any:
-        """The job as it is; None where Vertex AI does not say."""
+        """The job as it is; raises what Vertex AI says instead."""
         self._name = name
-        try:
-            job = self.jobs.get(name)
-        except transient() as error:
-            self.say(f"Vertex AI does not say how the job is ({brief(error)}): looking again later")
-            return None
+        job = self.jobs.get(name)
         self._name = "" if is_over(job) else name
         return job
+
+    def left(self) -> Ended | None:
+        """How an attempt ended whose job is no longer there: its record, if it left one."""
+        noted = self.records.unsettled(self.errand.task.digest)
+        own = [number for number, where in noted.items() if where["identity"] == self.identity]
+        ends = [self.records.at(f"{self.records.prefix}/{self.identity}/{number}") for number in reversed(own)]
+        return next(filter(None, ends), None)
 
     def end(self, job: Any) -> Any:
         """Cancel the job and see it over."""
@@ -80,8 +119,22 @@ class OneJob:
             killer.join(KILL_S)
 
     def _kill(self, name: str) -> None:
-        Jobs(self.jobs.project, self.jobs.regions, self.say).cancel(name)
-        self.say(f"{name} is cancelled")
+        try:
+            Jobs(self.jobs.project, self.jobs.regions, self.say).cancel(name)
+        except Exception as error:
+            if not could_not_look(error):
+                raise
+            self.say(f"{name} could not be cancelled ({brief(error)}): it ends by its own time limit, or by the reaper")
+        else:
+            self.say(f"{name} is cancelled")
+
+    def _forget(self, task: str, number: str) -> None:
+        try:
+            self.records.settled(task, number)
+        except Exception as error:
+            if not could_not_look(error):
+                raise
+            self.say(f"the note of attempt {number} stays: {brief(error)}")
 
     def _is_own(self, job: Any) -> bool:
         return bool(job.labels["mlapp_identity"] == self.identity and job.state.name != CANCELLING)

@@ -4,37 +4,107 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import get_current_context
 
+from mlapp.cloud_errors import brief, could_not_look
+
+if TYPE_CHECKING:
+    from vertex_jobs import Jobs
+
+    from mlapp.schema import Config
+
 log = logging.getLogger("airflow.task")
+PROJECT, REGION = re.compile(r"[a-z][a-z0-9.:-]{4,60}"), re.compile(r"[a-z]+(-[a-z]+)+[0-9]{1,2}")
+MOST = 200  # regions that are looked in
 FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
 
 def reap(conf: str) -> list[str]:
-    """Cancel every active job of this Airflow, in the regions of the settings, whose task does not wait for it."""
-    from vertex_errand import installation
-    from vertex_jobs import Jobs, is_over
-    from vertex_spec import MARK
+    """Cancel every active job of this Airflow whose task does not wait for it, in all the regions it ever used.
 
+    A look that fails cancels nothing: the next run looks again.
+    """
     from mlapp.config import DEFAULT_PRESET
     from mlapp.configure import read_conf, resolve
 
     settings = resolve(DEFAULT_PRESET, read_conf(conf))
-    regions = [place.region for place in settings.placement.places if not isinstance(place, str)]
-    if not regions:
-        log.info("placement.places names no region: there are no jobs to look for")
-        return []
-    jobs = Jobs(settings.cloud.project, regions, log.info)
-    active = [job for job in jobs.find({**MARK, "mlapp_airflow": installation()}) if not is_over(job)]
-    orphans = [job for job in active if is_orphan(task_of(job), get_current_context()["ti"])]
-    for job in orphans:
+    places = _places(settings)
+    if not places:
+        log.info("placement.places names no region, and no job was submitted: there are no jobs to look for")
+    return [name for project, regions in places.items() for name in _reaped(project, sorted(regions))]
+
+
+def _reaped(project: str | None, regions: Iterable[str]) -> list[str]:
+    from vertex_errand import installation
+    from vertex_jobs import Jobs, is_over
+    from vertex_spec import MARK
+
+    jobs = Jobs(project, regions, log.warning)
+    found = jobs.find({**MARK, "mlapp_airflow": installation(jobs.project)}, ())
+    active = [job for job in found if not is_over(job)]
+    reaped = [job.name for job in active if _is_reaped(job, jobs)]
+    log.info("%s: %d active jobs in %s, %d cancelled", jobs.project, len(active), ", ".join(regions), len(reaped))
+    return reaped
+
+
+def _is_reaped(job: Any, jobs: Jobs) -> bool:
+    """Whether a job was an orphan, and is cancelled; one that cannot be judged is left to the next run."""
+    try:
+        if not is_orphan(task_of(job), get_current_context()["ti"]):
+            return False
         log.info("%s (%s) belongs to a task that is over: it is cancelled", job.name, job.display_name)
         jobs.cancel(job.name)
-    log.info("%d active jobs, %d cancelled", len(active), len(orphans))
-    return [job.name for job in orphans]
+    except (LookupError, StopIteration, ValueError) as error:
+        log.warning("%s does not say which task it is for (%r): cancel it by hand if nobody needs it", job.name, error)
+        return False
+    except Exception as error:
+        if not could_not_look(error):
+            raise
+        log.warning("%s could not be cancelled now: %s", job.name, brief(error))
+        return False
+    return True
+
+
+def _places(settings: Config) -> dict[str | None, set[str]]:
+    """The regions to look in by project: what was ever submitted there, what settings and deployments name."""
+    from vertex_records import REGIONS, jobs_area
+
+    named = {place.region for place in settings.placement.places if not isinstance(place, str)}
+    found: dict[str | None, set[str]] = {settings.cloud.project: named} if named else {}
+    for noted in _noted(f"{jobs_area(settings)}/{REGIONS}"):
+        found.setdefault(noted["project"], set()).add(noted["region"])
+    if found:
+        found.setdefault(settings.cloud.project, set()).update(_of_deployments())
+    return found
+
+
+def _noted(folder: str) -> list[dict[str, str]]:
+    from mlapp import storage
+
+    place = storage.at(folder)
+    try:
+        if not place.exists():
+            return []
+        told = [json.loads(path.read_text(encoding="utf-8")) for path in place.iterdir() if path.suffix == ".json"]
+    except Exception as error:
+        if not could_not_look(error):
+            raise
+        log.warning("%s cannot be read: %s", folder, brief(error))
+        return []
+    good = [each for each in told if PROJECT.fullmatch(each["project"]) and REGION.fullmatch(each["region"])]
+    return good[:MOST]
+
+
+def _of_deployments() -> set[str]:
+    from mlapp.config import DEPLOYMENTS, preset_names, read_preset
+
+    contents = [read_preset(name, "deployment", DEPLOYMENTS) for name in preset_names(DEPLOYMENTS)]
+    places = [place for content in contents for place in content.get("placement", {}).get("places", ())]
+    return {place["region"] for place in places if isinstance(place, dict) and "region" in place}
 
 
 def task_of(job: Any) -> dict[str, Any]:

@@ -6,17 +6,25 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import TypeAdapter
 from stage_runner import Ended
 from vertex_errand import Attempt
 from vertex_jobs import is_over
 from vertex_prices import cost
 from vertex_spec import ENDED, ENDED_WORKER, hop, place_name
 
-from mlapp import storage
+from mlapp import plain, storage
+from mlapp.errors import UserError
+from mlapp.ledger import FOLDER
 from mlapp.schema import Config
 from mlapp.schema_cloud import Place
 
-PLACED = "placed"
+PLACED, SUBMITTED, REGIONS = "placed", "submitted", "regions"
+
+
+def jobs_area(config: Config) -> str:
+    """The folder of all jobs' records: not in the models area, because a record names the hash of the result there."""
+    return f"{config.storage.experiments.rstrip('/')}/{FOLDER}/jobs"
 
 
 class Records:
@@ -27,17 +35,47 @@ class Records:
 
     def __init__(self, config: Config, config_uri: str, task: str, say: Callable[[str], object]) -> None:
         self.settings = config.placement
-        self.prefix = f"{config.storage.models.rstrip('/')}/jobs"
+        self.prefix = jobs_area(config)
         self.run_folder = storage.at(config_uri).parent
         self.task = task
         self.say = say
 
+    def submitting(self, attempt: Attempt, task: str, project: str, region: str) -> None:
+        """Note, before a job is created, where it may come to be: what is not noted need not be looked for.
+
+        ``submitted/`` holds the attempts of each task whose end is not known yet, ``regions/`` every region ever used,
+        in which the reaper looks.
+        """
+        where = json.dumps({"project": project, "region": region, "identity": attempt.identity})
+        regional = storage.at(f"{self.prefix}/{REGIONS}/{project}--{region}.json")
+        if not regional.exists():
+            storage.write_text(regional, json.dumps({"project": project, "region": region}))
+        storage.write_text(self._noted(task, attempt.number), where)
+
+    def settled(self, task: str, number: str) -> None:
+        """Forget an attempt: there is no such job, or it is over and a task has heard of it."""
+        storage.remove(self._noted(task, number))
+
+    def unsettled(self, task: str) -> dict[str, dict[str, str]]:
+        """Where the jobs of a task may be that no task has heard the end of, by the number of the attempt."""
+        folder = storage.at(f"{self.prefix}/{SUBMITTED}/{task}")
+        found = folder.fs.find(folder.path)
+        return {
+            path.rpartition("/")[2].removesuffix(".json"): json.loads(folder.fs.cat_file(path))
+            for path in sorted(found)
+            if path.endswith(".json")
+        }
+
     def of(self, attempt: Attempt) -> Ended | None:
         """How the stage itself said that it ended, the chief before the others; None where it could not."""
+        return self.at(attempt.folder(self.prefix))
+
+    def at(self, folder: str) -> Ended | None:
+        """The same, by the folder that the attempt was given."""
         for name in (ENDED, ENDED_WORKER):
-            path = storage.at(f"{attempt.folder(self.prefix)}/{name}")
+            path = storage.at(f"{folder}/{name}")
             if path.exists():
-                return Ended(**json.loads(path.read_text(encoding="utf-8")))
+                return _ended(path)
         return None
 
     def is_told(self, job: Any) -> bool:
@@ -64,6 +102,18 @@ class Records:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         storage.write_text(self.run_folder / PLACED / f"{attempt.number}.json", text)
         storage.write_text(self._placed(attempt), text)
+        self.settled(job.labels["mlapp_task"], attempt.number)
+
+    def _noted(self, task: str, number: str) -> Any:
+        return storage.at(f"{self.prefix}/{SUBMITTED}/{task}/{number}.json")
 
     def _placed(self, attempt: Attempt) -> Any:
         return storage.at(f"{attempt.folder(self.prefix)}/{PLACED}.json")
+
+
+def _ended(path: Any) -> Ended:
+    """The record in a file; a `UserError` if it is none."""
+    try:
+        return TypeAdapter(Ended).validate_python(plain.from_json(storage.read_text(path)))
+    except ValueError as error:
+        raise UserError(f"{path} is not the record of a stage's end: remove it, and clear the task") from error

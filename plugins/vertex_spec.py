@@ -30,7 +30,7 @@ def custom_job(
         "labels": {
             **settings.labels,
             **MARK,
-            "mlapp_airflow": installation(),
+            "mlapp_airflow": installation(project),
             "mlapp_task": task.digest,
             "mlapp_identity": attempt.identity,
             "mlapp_attempt": attempt.number,

@@ -2,58 +2,79 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk.exceptions import AirflowException
+from pydantic import BaseModel
 from vertex_errand import Errand, TaskKey
 from vertex_errors import explain
-from vertex_ladder import Fallback, Ladder, NoRoomError, Waiting
+from vertex_ladder import Ladder, NoRoomError
+from vertex_steps import Fallback, Waiting, unseen
 
-from mlapp import config as configuration
-from mlapp import storage
+from mlapp import pins, reference, storage
+from mlapp.cloud_errors import could_not_look
 from mlapp.errors import UserError
 from mlapp.result import StageResult
 from mlapp.schema import Config
+from mlapp.schema_cloud import Placement
 
 # Airflow executes the modules in plugins/ once more, in any order: only what comes through the same module is the same
 # class. So the operator takes the ladder's steps from here.
-__all__ = ["Fallback", "Waiting", "placed", "settings_of"]
+__all__ = ["Fallback", "Waiting", "placed", "settings_of", "wait_on"]
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from stage_operator import StageOperator
 
 
+class Image(BaseModel):
+    """What the image step says of the image it made, as far as it is needed here."""
+
+    image: str
+
+
 def settings_of(uri: str) -> Config:
     """The run's resolved settings."""
-    content = json.loads(storage.at(uri).read_text(encoding="utf-8"))
-    return configuration.validate(Config, content, {uri: content})
+    return pins.read(uri)
 
 
 @contextmanager
 def placed(operator: StageOperator, context: Context, command: Sequence[str]) -> Iterator[Ladder]:
-    """The ladder for a task's stage; whatever is raised, the job is cancelled."""
+    """The ladder for a task's stage.
+
+    An error leaves the job as it is: the task's next try finds it, and where there is none, the job ends by its own
+    time limit, or by the reaper. Only a kill ends it here: `StageOperator.on_kill`, a time limit, Ctrl-C.
+    """
     config = settings_of(str(operator.config))
     _check(config)
     ladder = None
     try:
         errand = _errand(operator, context, command, config)
-        ladder = Ladder(errand, config, _deadline(operator, context, config), operator.tell)
+        ladder = Ladder(errand, config, _deadline(operator, context, config), operator.tell, operator.alert)
         operator.running = ladder
         yield ladder
-    except BaseException as error:
-        if ladder:
-            ladder.kill()
-        if isinstance(error, NoRoomError):
-            raise AirflowException(str(error)) from error
-        project = ladder.jobs.project if ladder else config.cloud.project or "PROJECT"
-        if isinstance(error, Exception) and (told := explain(error, project)):
+    except NoRoomError as error:
+        raise AirflowException(str(error)) from error
+    except Exception as error:
+        if told := explain(error, ladder.jobs.project if ladder else config.cloud.project or "PROJECT"):
             raise told from error
         raise
+    except BaseException:
+        if ladder:
+            ladder.kill()
+        raise
+
+
+def wait_on(operator: StageOperator, waiting: Mapping[str, Any], until: str, error: BaseException) -> Waiting | None:
+    """What to wait for where the ladder could not even be set up; None where that is no failed look, or it is late."""
+    if not could_not_look(error) or not until or datetime.now(UTC) >= datetime.fromisoformat(until):
+        return None
+    minutes = Placement().alert_after_minutes
+    cause = error.__cause__ or error
+    return unseen(Waiting(**waiting), cast(Exception, cause), minutes, str(error), operator.tell, operator.alert)
 
 
 def _errand(operator: StageOperator, context: Context, command: Sequence[str], config: Config) -> Errand:
@@ -67,9 +88,9 @@ def _image(given: str | None, config: Config) -> str:
     image = given or config.placement.image
     if not image:
         raise UserError("no training image: set placement.image, or hand on the result of the DAG's image step")
-    if not image.endswith(".json"):
+    if not reference.parse(image).uri.endswith(".json"):
         return image
-    return str(json.loads(StageResult.load(image).artifact("image").read_text(encoding="utf-8"))["image"])
+    return StageResult.load(image).content("image", Image).image
 
 
 def _deadline(operator: StageOperator, context: Context, config: Config) -> datetime:

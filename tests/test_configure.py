@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlapp import origins
+from mlapp import origins, storage
 from mlapp.config import DEPLOYMENTS, load, preset_names
 from mlapp.configure import configure, folder_name, main, read_conf, read_setting, resolve, run_folder
 from mlapp.errors import UserError
@@ -65,11 +65,12 @@ def test_what_differs_from_the_defaults_is_told_by_its_origin(tmp_path, monkeypa
     monkeypatch.setenv("MLAPP_TRAINING__PATIENCE", "4")
     preset = tmp_path / "mine.yaml"
     preset.write_text(f"training: {{epochs: 3, batch_size: {Config().training.batch_size}}}\n")
-    _, kept = configure(str(preset), {"data.name": "parts"}, str(tmp_path / "config.json"), group="g")
+    conf = {"data.name": "parts", "data.source": "/data/parts"}
+    _, kept = configure(str(preset), conf, str(tmp_path / "config.json"), group="g")
     assert origins.summary(kept).splitlines() == [
         f"preset {preset}: training.epochs=3",
         "environment: training.patience=4",
-        "override: data.name=parts",
+        "override: data.name=parts  data.source=/data/parts",
     ]
 
 
@@ -106,11 +107,9 @@ def test_a_file_in_the_way_is_told_in_one_line(tmp_path):
 
 
 def test_a_runs_folder_is_dated_and_safe_as_a_name():
-    config = load("smoke", {"storage.experiments": "memory://e"})
+    config = load("smoke", {"storage.experiments": "/e"})
     run = "manual__2026-01-01T00:00:00+00:00/../x y"
-    assert (
-        run_folder(config, run, "2026-01-01") == "memory://e/2026-01-01-manual-2026-01-01T00-00-00-00-00-x-y-f82e012a"
-    )
+    assert run_folder(config, run, "2026-01-01") == "/e/2026-01-01-manual-2026-01-01T00-00-00-00-00-x-y-f82e012a"
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3", '"x"', "null", ""])
@@ -160,17 +159,22 @@ def test_the_command_keeps_the_configuration_in_the_runs_folder_and_says_where(t
         text=True,
     )
     assert time.monotonic() - began < 5
-    uri = json.loads(answer.read_text())["uri"]
-    lines = done.stdout.splitlines()
+    uri, _, digest = json.loads(answer.read_text())["uri"].partition("#sha256=")
+    assert digest == storage.sha256(storage.at(uri))
+    lines = done.stderr.splitlines()
     assert lines[0].startswith("preset smoke: ")
-    assert lines[-2:] == [f"override: storage.experiments={tmp_path / 'e'}", f"configuration: {uri}"]
+    assert lines[-1] == f"override: storage.experiments={tmp_path / 'e'}"
+    assert done.stdout == f"{uri}\n"
     assert uri == str(tmp_path / "e" / "2026-01-01-r-1" / "config.json")
     assert read_setting(uri, "transform.limit") == 1000
     assert read_setting(uri, "tracking.group") == "2026-01-01-r-1"
 
 
-def test_a_run_takes_up_the_settings_of_data_that_are_prepared_already(tmp_path: Path) -> None:
+def test_a_run_takes_up_the_settings_of_data_that_are_prepared_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Given a data run with settings of its own, when a training takes it up, then only its conf may change them."""
+    monkeypatch.setenv("MLAPP_STORAGE__EXPERIMENTS", str(tmp_path))
     prepared = {"transform.limit": 500, "transform.seed": 3, "training.epochs": 7}
     configure("quick", prepared, str(tmp_path / "data" / "config.json"))
     main(
@@ -186,20 +190,40 @@ def test_a_run_takes_up_the_settings_of_data_that_are_prepared_already(tmp_path:
     assert kept["transform.seed"]["origin"] == "override"
 
 
-def test_what_is_no_configuration_of_data_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_configuration_of_data_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLAPP_STORAGE__EXPERIMENTS", str(tmp_path))
     with pytest.raises(SystemExit) as stop:
         main([f"--data-of={tmp_path / 'nowhere.json'}", "--to", str(tmp_path / "config.json")])
     assert stop.value.code == 2
     assert "is not the configuration of a run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "elsewhere", ["evil/config.json", "experiments-2/config.json", "experiments/../evil/config.json"]
+)
+def test_settings_of_data_come_from_where_runs_are_kept_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, elsewhere: str
+) -> None:
+    """An event can name any file, and a file from elsewhere could set where models are written to."""
+    monkeypatch.setenv("MLAPP_STORAGE__EXPERIMENTS", str(tmp_path / "experiments"))
+    (tmp_path / "experiments").mkdir()
+    configure("quick", {}, str(tmp_path / elsewhere))
+    with pytest.raises(SystemExit) as stop:
+        main([f"--data-of={tmp_path / elsewhere}", "--to", str(tmp_path / "config.json")])
+    assert stop.value.code == 2
+    assert "where the runs of these settings are kept" in capsys.readouterr().err
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_a_deployment_stands_between_preset_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a deployment, its settings go over the preset, under the environment, and are told as its own."""
     deployment = tmp_path / "ours.yaml"
-    deployment.write_text("training: {epochs: 5, batch_size: 64}\nplacement: {runner: vertex}\n")
+    deployment.write_text("training: {epochs: 5, batch_size: 64}\nplacement: {poll_seconds: 7}\n")
     monkeypatch.setenv("MLAPP_TRAINING__BATCH_SIZE", "32")
     config, kept = configure("quick", {"deployment": str(deployment)}, str(tmp_path / "config.json"))
-    assert (config.training.epochs, config.training.batch_size, config.placement.runner) == (5, 32, "vertex")
+    assert (config.training.epochs, config.training.batch_size, config.placement.poll_seconds) == (5, 32, 7)
     assert kept.settings["training.epochs"].origin == f"deployment {deployment}"
     monkeypatch.setenv("MLAPP_DEPLOYMENT", "vertex_cpu")
     assert resolve("quick", {}).placement.places

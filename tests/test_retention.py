@@ -236,3 +236,18 @@ def test_in_buckets_it_goes_the_same_way(cloud: dict[str, str]) -> None:
 
 def test_without_anything_there_is_nothing_old(tmp_path: Path) -> None:
     assert retention.old(areas(str(tmp_path / "nowhere")), CUTOFF) == []
+
+
+def test_a_link_in_a_bundles_place_is_refused_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    """Given a bundle's name that leads to a folder of somebody else's, old enough to go, then nothing is removed."""
+    where = areas(str(tmp_path))
+    pointer = Pointer(where.registry, "m")
+    bundle(pointer, "champion", 100, promote=True)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "manifest.json").write_text("precious")
+    age(theirs / "manifest.json", 100)
+    (Path(pointer.folder.path) / "0123456789ab").symlink_to(theirs)
+    with pytest.raises(UserError, match="0123456789ab is a symbolic link"):
+        retention.old(where, CUTOFF)
+    assert (theirs / "manifest.json").read_text() == "precious"

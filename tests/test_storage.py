@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import tempfile
 import time
 import uuid
@@ -131,3 +132,12 @@ def test_threads_that_fetch_at_once_share_one_folder(monkeypatch: pytest.MonkeyP
     storage._folder.cache_clear()
     with ThreadPoolExecutor(8) as pool:
         assert len({folder.name for folder in pool.map(lambda _: storage._fetched(), range(8))}) == 1
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path)]
+)
+def test_what_is_no_regular_file_is_missing_and_never_waited_on(tmp_path, make):
+    make(tmp_path / "file")
+    assert storage.damage(storage.at(tmp_path / "file"), 3, "0" * 64) == "missing"

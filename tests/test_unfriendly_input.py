@@ -105,7 +105,7 @@ def test_only_formats_that_are_read_without_other_programs_are_opened(tmp_path: 
         (tmp_path / "root" / name).mkdir(parents=True)
         Image.new("L", (8, 8)).save(tmp_path / "root" / name / "1.png")
     Image.new("L", (16, 16)).save(tmp_path / "root" / "a" / "2.png", kind)
-    with pytest.raises(UserError, match=r"2\.png is not a readable image"):
+    with pytest.raises(UserError, match=r"2\.png is not a readable picture"):
         image_folder.to_idx(tmp_path / "root", tmp_path, 8, None, 10_000)
 
 

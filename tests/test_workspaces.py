@@ -66,7 +66,7 @@ def test_what_was_kept_goes_when_the_result_stands(remote: UPath, caplog: pytest
     assert json.loads((remote / KEPT / "worker.json").read_text()).keys() == {"host", "at"}
     run(Counting(), str(remote))
     assert kept(remote) == []
-    assert "another process began this on" in caplog.text
+    assert "another process began this: " in caplog.text
 
 
 def test_a_local_work_directory_gets_no_copies(tmp_path: Path) -> None:

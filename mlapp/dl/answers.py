@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlapp import storage
+from mlapp import tensors
 from mlapp.dataset import Dataset, Split, content_digest
 from mlapp.dl import nets
-from mlapp.dl.augment import POLICIES
+from mlapp.dl.augment import policy_of
 from mlapp.dl.backend import tf
 from mlapp.dl.feed import evaluation_batches
 from mlapp.dl.keras_model import load_from
+from mlapp.errors import UserError
 from mlapp.result import StageResult
 
 ARTIFACT = "answers"
@@ -41,35 +42,41 @@ def answers_of(teacher: Any, split: Split) -> Answers:
 
 
 def write(teacher: Any, dataset: Dataset, folder: Path) -> Path:
-    """Leave the answers to the training split as ``answers.npz``, with the digest of the data that they are about."""
-    path = folder / "answers.npz"
-    with storage.atomic_file(path) as draft, draft.open("wb") as file:
-        np.savez(file, logits=answers_of(teacher, dataset.split("train")), data=content_digest(dataset.result))
+    """Leave the answers to the training split as a file, with the digest of the data that they are about."""
+    path = folder / "answers.safetensors"
+    logits = answers_of(teacher, dataset.split("train"))
+    tensors.write(path, {"logits": logits}, {"data": content_digest(dataset.result)})
     return path
 
 
-def taught(dataset: Dataset, teacher: str, augmentation: str) -> Split:
+def taught(dataset: Dataset, teacher: str, augmentation: str, flip: bool | None = None) -> Split:
     """The training split with the answers of the teacher behind the URI of its result.
 
     Where images are mirrored in training, an answer is the mean of those to both sides, which is the better one.
     """
     train = dataset.split("train")
-    logits = _stored(StageResult.load(teacher), content_digest(dataset.result))
+    logits = _stored(StageResult.load(teacher), dataset)
     if logits is None:
-        logits = answers_of(load_from(teacher), train)
-    return replace(train, answers=_merged(logits, augmentation))
+        logits = answers_of(load_from(teacher, dataset), train)
+    return replace(train, answers=_merged(logits, policy_of(augmentation, flip).mirrors))
 
 
-def _stored(teacher: StageResult, data: str) -> Answers | None:
+def _stored(teacher: StageResult, dataset: Dataset) -> Answers | None:
     """The answers that a teacher left; None where it left none, or some about other data."""
     if ARTIFACT not in teacher.artifacts:
         return None
-    with np.load(teacher.local(ARTIFACT), allow_pickle=False) as stored:
-        logits: Answers = stored["logits"]
-        return logits if str(stored["data"]) == data else None
+    path = teacher.local(ARTIFACT)
+    stored, about = tensors.read(path)
+    logits = stored.get("logits")
+    if about.get("data") != content_digest(dataset.result):
+        return None
+    expected = (2, len(dataset.split("train")), len(dataset.classes))
+    if logits is None or logits.shape != expected or logits.dtype != np.float16:
+        raise UserError(f"{path} does not hold answers of shape {expected}: run the {teacher.stage} stage again")
+    return logits
 
 
-def _merged(logits: Answers, augmentation: str) -> Answers:
-    sides = logits if POLICIES[augmentation].mirrors else logits[:1]
+def _merged(logits: Answers, mirrored: bool) -> Answers:
+    sides = logits if mirrored else logits[:1]
     merged: Answers = sides.mean(0, dtype=np.float32).astype(np.float16)
     return merged

@@ -20,12 +20,14 @@ from mlapp.candidate import Candidate, Kind, Precision, write_candidates
 from mlapp.dataset import Dataset, Split
 from mlapp.dl.backend import tf
 from mlapp.dl.folding import folded
-from mlapp.dl.keras_model import save
+from mlapp.dl.keras_model import save, write_keras
 from mlapp.dl.nets import multiply_accumulates
+from mlapp.dl.network_file import NETWORK
 from mlapp.errors import UserError
 from mlapp.quiet import quiet
 from mlapp.schema import Export
 from mlapp.statistics import proportion
+from mlapp.vetting import litert_check
 from mlapp.vetting.scorer import latency_us, score
 
 log = logging.getLogger("mlapp")
@@ -34,16 +36,21 @@ log = logging.getLogger("mlapp")
 def export(
     model: Any, dataset: Dataset, config: Export, folder: Path, *, name: str, kind: Kind, description: str
 ) -> tuple[dict[str, Path], list[Candidate]]:
-    """Write ``model.keras`` and both LiteRT files to ``folder``; return the artifacts and the measured candidates."""
+    """Write the network and both LiteRT files to ``folder``; return the artifacts and the measured candidates.
+
+    The network is written twice: ``network.safetensors`` for later stages, ``model.keras`` for people.
+    """
     train, validation = dataset.split("train"), dataset.split("validation")
-    artifacts = {"keras": folder / "model.keras"}
-    save(model, artifacts["keras"])
+    artifacts = {NETWORK: folder / "network.safetensors", "keras": folder / "model.keras"}
+    save(model, artifacts[NETWORK])
+    write_keras(model, artifacts["keras"])
     candidates = []
     precisions: tuple[Precision, ...] = ("float32", "int8")
     for precision in precisions:
         path = artifacts[precision] = folder / f"model.{precision}.tflite"
         with storage.atomic_file(path) as draft:
             draft.write_bytes(convert(model, train if precision == "int8" else None, config.representative_images))
+        litert_check.own(path)
         logits = score(path, validation.images)
         if precision == "float32":
             _check_alive(logits)

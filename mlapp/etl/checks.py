@@ -60,11 +60,16 @@ def check_form(raw: RawData) -> None:
                 f"test images are {images.shape[1:]}, training images {raw.parts['train'].images.shape[1:]}: "
                 f"make all images of one size"
             )
+        if part == "train" and int(labels.min()) == 1:
+            raise UserError(
+                f"train labels go from 1 to {labels.max()}, but must start at 0: subtract 1 from every label, "
+                f"of the test set too"
+            )
         strays = np.flatnonzero(labels >= len(raw.classes))
         if len(strays):
             raise UserError(
                 f"{part} labels go from 0 to {len(raw.classes) - 1}, but {len(strays):,} of {len(labels):,} lie above "
-                f"(number {strays[0]} is {labels[strays[0]]}): mend the labels, or name all classes in data.classes"
+                f"(number {strays[0]} is {labels[strays[0]]}): correct the labels, or name all classes in data.classes"
             )
 
 

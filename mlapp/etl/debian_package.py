@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from mlapp.child_environment import APT, child_environment
 from mlapp.errors import UserError
 
 log = logging.getLogger("mlapp")
@@ -51,7 +52,10 @@ def _own_lists(state: Path) -> tuple[str, ...]:
 
 def _run(*command: str, cwd: Path) -> None:
     try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+        environ = child_environment(APT)
+        done = subprocess.run(
+            command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{command[0]} did not end within {DEADLINE_S} s: use another source") from error
     if done.returncode:

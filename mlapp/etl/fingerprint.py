@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,18 @@ from upath import UPath
 from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.etl.sources import IDX_NAMES, existing_folder, is_http, usual_addresses
+from mlapp.etl.web import Web
 
 DEPTH = 3
-TIMEOUT = urllib3.Timeout(connect=5.0, read=10.0)
+LENGTH = re.compile(r"[0-9]{1,18}")
+READ_S, ATTEMPTS = 10.0, 3
 VERSION_MARKS = ("etag", "md5Hash", "updated", "mtime", "created")
 
 
-def fingerprint(uri: str) -> str:
+def fingerprint(uri: str, allow_private: bool = False) -> str:
     """A digest of names, sizes and times (or ETags) of a folder's files, or of the IDX files at an address."""
     if is_http(uri):
-        entries = _http_entries(uri)
+        entries = _http_entries(uri, allow_private)
     else:
         folder = existing_folder(uri)
         entries = _local_entries(Path(folder.path)) if storage.is_local(folder) else _remote_entries(folder)
@@ -35,20 +39,30 @@ def _local_entries(root: Path) -> list[tuple[str, int, str]]:
     return [(str(path.relative_to(root)), path.stat().st_size, str(path.stat().st_mtime_ns)) for path in files]
 
 
-def _http_entries(url: str) -> list[tuple[str, int, str]]:
+def _http_entries(url: str, allow_private: bool) -> list[tuple[str, int, str]]:
     """What the server says of each file before sending it; a server that says nothing has a constant fingerprint."""
     entries = []
-    with urllib3.PoolManager(timeout=TIMEOUT, retries=urllib3.Retry(2, status=0)) as pool:
+    web = Web(url, allow_private, READ_S)
+    try:
         for address in (address for name in IDX_NAMES for address in usual_addresses(url, name)):
-            try:
-                answer = pool.request("HEAD", address, headers={"Accept-Encoding": "identity"})
-            except urllib3.exceptions.HTTPError as error:
-                raise UserError(f"cannot reach {address}: check the address and the network") from error
-            if answer.status == 200:
-                headers = answer.headers
+            if headers := _head(web, address):
                 mark = headers.get("ETag") or headers.get("Last-Modified") or ""
-                entries.append((address, int(headers.get("Content-Length", -1)), mark))
+                length = headers.get("Content-Length", "")
+                entries.append((address, int(length) if LENGTH.fullmatch(length) else -1, mark))
+    finally:
+        web.close()
     return entries
+
+
+def _head(web: Web, address: str) -> Mapping[str, str] | None:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with web.request("HEAD", address, {"Accept-Encoding": "identity"}) as answer:
+                return answer.headers if answer.status == 200 else None
+        except urllib3.exceptions.HTTPError as error:
+            if attempt == ATTEMPTS:
+                raise UserError(f"cannot reach {address}: check the address and the network") from error
+    return None
 
 
 def _remote_entries(folder: UPath) -> list[tuple[str, int, str]]:

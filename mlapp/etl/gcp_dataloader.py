@@ -2,7 +2,9 @@
 
 The sources, in order: data.source (and then only that); an installed system data set; the official addresses;
 Debian's package, fetched without root. Leaves the IDX files train_images, train_labels and, where the source has a
-test set, test_images and test_labels; and source.json: name, classes, origin and SHA-256 of each file.
+test set, test_images and test_labels; and source.json: name, classes, origin and SHA-256 of each file, and of pictures
+how they were read. Of pictures also names.json: the file behind each image. A refusal leaves nothing but
+bad_files.csv, where files cannot be used.
 """
 
 from __future__ import annotations
@@ -10,15 +12,19 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 from upath import UPath
 
 from mlapp import storage
 from mlapp.errors import UserError
-from mlapp.etl import fashion_mnist, idx, sources
+from mlapp.etl import fashion_mnist, idx, image_folder, sources
 from mlapp.etl.fingerprint import fingerprint
+from mlapp.etl.leftovers import removed_on_refusal
 from mlapp.etl.sources import Brought, Source
 from mlapp.result import Metric, Outcome
 from mlapp.schema import Data, IdxName
@@ -44,36 +50,76 @@ class Extract(Data):
 
 def with_fingerprint(config: Extract) -> Extract:
     """The config with the present fingerprint of the user's source, so that a changed source is extracted again."""
-    found = fingerprint(config.source) if config.source is not None else None
+    found = fingerprint(config.source, config.allow_private_addresses) if config.source is not None else None
     return config.model_copy(update={"fingerprint": found})
 
 
 @stage("extract", area="raw", section="data", resolve=with_fingerprint)
 def run(config: Extract, workdir: Path) -> Outcome:
     """Extract into ``workdir``; a `UserError` tells every source that was tried and why it failed."""
-    scratch = workdir / "downloads"
-    scratch.mkdir(exist_ok=True)
-    source, brought = _first_that_answers(config, scratch, workdir)
-    classes = _classes(config, brought)
+    (workdir / image_folder.BAD_FILES).unlink(missing_ok=True)  # of an earlier attempt
+    with removed_on_refusal(workdir, keep=(image_folder.BAD_FILES,)), _scratch(workdir / "downloads") as scratch:
+        source, brought = _first_that_answers(config, scratch, workdir)
+        classes = _classes(config, brought)
+        outcome = _described(config, source, brought, classes, workdir)
+    shutil.rmtree(scratch)
+    return outcome
+
+
+def _described(config: Extract, source: Source, brought: Brought, classes: tuple[str, ...], workdir: Path) -> Outcome:
     description = {
         "name": config.name,
         "classes": classes,
         "origin": source.label,
         "sha256": {name: file.sha256 for name, file in brought.files.items()},
+        **({"pictures": brought.pictures} if brought.pictures else {}),
     }
     storage.write_text(workdir / "source.json", json.dumps(description, indent=2, ensure_ascii=False) + "\n")
-    shutil.rmtree(scratch)
+    more: dict[str, Path] = {"source": workdir / "source.json"}
+    if brought.names:
+        more["names"] = workdir / "names.json"
+        storage.write_text(more["names"], json.dumps(brought.names, indent=0) + "\n")
     counts = {ARTIFACTS[name]: len(idx.open_idx(file.path)) for name, file in brought.files.items()}
     images = {name: Metric(value=count, unit="images") for name, count in counts.items() if name.endswith("images")}
-    return Outcome(
-        artifacts={
-            **{ARTIFACTS[name]: file for name, file in brought.files.items()},
-            "source": workdir / "source.json",
-        },
-        metrics={**images, "classes": Metric(value=len(classes), unit="classes")},
-        headline=f"{config.name}: {' + '.join(f'{image.value:,.0f}' for image in images.values())} images "
-        f"of {len(classes)} classes from {source.label}",
+    headline = (
+        f"{config.name}: {' + '.join(f'{image.value:,.0f}' for image in images.values())} images "
+        f"of {len(classes)} classes from {source.label}"
     )
+    if brought.pictures:
+        done = describe_conversions(brought.pictures)
+        log.info("extract: %s", done)
+        headline += f"; {done}"
+    return Outcome(
+        artifacts={**{ARTIFACTS[name]: file for name, file in brought.files.items()}, **more},
+        metrics={**images, "classes": Metric(value=len(classes), unit="classes")},
+        headline=headline,
+    )
+
+
+def describe_conversions(pictures: dict[str, Any]) -> str:
+    """What was done to pictures so that all are alike, and which files were passed over, in a line."""
+    done = [f"{count:,} {what}" for what, count in pictures["converted"].items()]
+    passed = [f"{count:,} {what}" for what, count in pictures["skipped"].items()]
+    return f"pictures: {', '.join(done) or 'all taken as they are'}" + (f"; skipped {', '.join(passed)}" * bool(passed))
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder for what is fetched; after a refusal only downloads that can be continued stay in it."""
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    except Exception:
+        resumable = [path for path in folder.rglob("*") if path.suffix in (".part", ".version")]
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                with suppress(OSError):  # one that is not empty
+                    path.rmdir()
+            elif path not in resumable:
+                path.unlink()
+        with suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def _first_that_answers(config: Extract, scratch: Path, workdir: Path) -> tuple[Source, Brought]:
@@ -97,8 +143,9 @@ def _first_that_answers(config: Extract, scratch: Path, workdir: Path) -> tuple[
 
 def _unpacked(folder: UPath, scratch: Path, workdir: Path, config: Extract) -> Brought:
     try:
-        brought = sources.bring(folder, scratch, workdir, config)
-        _verify(config, brought.files)
+        with removed_on_refusal(workdir, keep=(image_folder.BAD_FILES,)):
+            brought = sources.bring(folder, scratch, workdir, config)
+            _verify(config, brought.files)
     except UserError:
         # What was downloaded is no good: the next run must not take it up again.
         shutil.rmtree(scratch)

@@ -13,7 +13,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from mlapp import schema, storage
 from mlapp.dataset import SPLITS, SplitName
 from mlapp.errors import UserError
 from mlapp.etl import split
+from mlapp.etl.leftovers import removed_on_refusal
 from mlapp.etl.progress import progress
 from mlapp.etl.raw_data import Files, RawData, open_raw, row_slices
 from mlapp.result import Metric, Outcome, ResultUri, StageResult
@@ -61,7 +62,7 @@ class Saved(NamedTuple):
 @stage("transform", area="processed", section="transform")
 def run(config: Transformation, workdir: Path) -> Outcome:
     """Split and write; a `UserError` where the data was not validated or a class would be missing from a split."""
-    with open_raw(config.raw) as raw:
+    with removed_on_refusal(workdir), open_raw(config.raw) as raw:
         return _transformed(raw, config, workdir)
 
 
@@ -85,6 +86,7 @@ def _transformed(raw: RawData, config: Transformation, workdir: Path) -> Outcome
         "seed": config.seed,
         "origin": raw.origin,
         "raw": raw.digest,
+        **({"recipe": raw.pictures["recipe"]} if raw.pictures else {}),
     }
     storage.write_text(workdir / "dataset.json", json.dumps(description, indent=2, ensure_ascii=False) + "\n")
     return Outcome(
@@ -98,11 +100,8 @@ def _transformed(raw: RawData, config: Transformation, workdir: Path) -> Outcome
 
 
 def _check_validated(raw: RawData, uri: str) -> None:
-    result = StageResult.load(uri)
-    if damage := result.damage():
-        raise UserError(f"the validation is not as it was left: {damage}; run the validate stage again")
-    report = json.loads(result.local("report").read_text(encoding="utf-8"))
-    if report["raw"] != raw.digest:
+    report = StageResult.load_verified(uri).content("report", dict[str, Any])
+    if report.get("raw") != raw.digest:
         raise UserError(f"{uri} reports on other data than this: run the validate stage on this raw data first")
 
 

@@ -1,162 +1,150 @@
-"""Turn class folders of images into IDX files: ``train/<class>/*`` with ``test/<class>/*``, or just ``<class>/*``."""
+"""Turn class folders of pictures into IDX files, every picture by `mlapp.etl.picture`'s rules."""
 
 from __future__ import annotations
 
 import itertools
 import os
-import warnings
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy as np
 
-from mlapp import schema
 from mlapp.errors import UserError
-from mlapp.etl import idx
+from mlapp.etl import class_folders, idx, picture
+from mlapp.etl.leftovers import removed_on_refusal
+from mlapp.etl.picture import Background, PictureError, Recipe
 from mlapp.etl.progress import progress
+from mlapp.etl.raw_data import Part
+from mlapp.etl.report_table import report_table
 from mlapp.etl.unpack import write
 from mlapp.schema import IdxName
 from mlapp.storage import Written
 
-GREY = {"1", "L", "LA"}
-COLOUR = {"P", "RGB", "RGBA", "CMYK", "YCbCr"}
-STEMS: dict[str, tuple[IdxName, IdxName]] = {
+STEMS: dict[Part, tuple[IdxName, IdxName]] = {
     "train": ("train-images", "train-labels"),
     "test": ("t10k-images", "t10k-labels"),
 }
+BAD_FILES = "bad_files.csv"
 CHUNK = 256
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow would start programs for some others
-MOST_PIXELS = 40_000_000  # of one image: a file of some kilobytes can decode to gigabytes
-TOO_LARGE = f"{{}} has more than {MOST_PIXELS:,} pixels: make it smaller"
-# Pillow warns of images that are refused here, which are opened in threads, where no filter can be set for a while.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+SHOWN = 10
 
 
-class Labelled(NamedTuple):
-    """One image file and its label."""
+class Made(NamedTuple):
+    """What was made of class folders: IDX files, class names, how pictures were read, and the names of their files."""
 
-    path: Path
-    label: int
+    files: dict[IdxName, Written]
+    classes: tuple[str, ...]
+    pictures: dict[str, Any]
+    names: dict[Part, list[str]]
 
 
 def to_idx(
-    root: Path, folder: Path, size: int, classes: tuple[str, ...] | None, max_bytes: int
-) -> tuple[dict[IdxName, Written], tuple[str, ...]]:
-    """Decode every image under ``root`` to ``size`` × ``size`` into IDX files in ``folder``; also the class names.
+    root: Path,
+    folder: Path,
+    size: int,
+    classes: tuple[str, ...] | None,
+    max_bytes: int,
+    background: Background = "white",
+    origin: str | None = None,
+) -> Made:
+    """Decode every picture under ``root`` to ``size`` × ``size`` into IDX files in ``folder``.
 
-    Grey images make an (n, size, size) file; if any one has colour, all make (n, size, size, 3).
+    Grey pictures make an (n, size, size) file; if any one has colour, all make (n, size, size, 3). A `UserError` names
+    the files that cannot be used, under ``origin`` where ``root`` is a copy of that; all of them are listed in
+    `BAD_FILES`, the only file that is then left.
     """
-    parts = _parts(root)
-    names = _class_names(root, parts, classes)
-    labelled = {part: _labelled(place, names) for part, place in parts.items()}
-    everything = list(itertools.chain.from_iterable(labelled.values()))
-    files: dict[IdxName, Written] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        channels = (3,) if any(list(pool.map(_has_colour, (image.path for image in everything)))) else ()
-        for part, images in labelled.items():
+    found = class_folders.find(root, classes)
+    bad = dict(found.bad)
+    with removed_on_refusal(folder, keep=(BAD_FILES,)), ThreadPoolExecutor(os.cpu_count()) as pool:
+        everything = [each.path for each in itertools.chain.from_iterable(found.parts.values())]
+        coloured = _noted(bad, everything, pool.map(_looked_at, everything))
+        recipe = Recipe(size, size, 3 if any(coloured) else 1, background)
+        converted: Counter[str] = Counter()
+        files: dict[IdxName, Written] = {}
+        for part, pictures in found.parts.items():
             images_stem, labels_stem = STEMS[part]
-            header = idx.Header((len(images), size, size, *channels))
+            header = idx.Header((len(pictures), size, size, *((3,) if recipe.channels == 3 else ())))
             if header.file_bytes > max_bytes:
                 raise UserError(
                     f"{root} would decode to {header.file_bytes:,} bytes, over data.max_decoded_bytes={max_bytes:,}: "
                     f"raise that setting, or lower data.image_size"
                 )
-            pixels = _pixels(images_stem, [image.path for image in images], header.shape[1:], pool)
-            files[images_stem] = write(folder, images_stem, header, pixels)
-            labels = bytes(image.label for image in images)
+            blocks = _blocks(images_stem, [each.path for each in pictures], recipe, pool, bad, converted)
+            files[images_stem] = write(folder, images_stem, header, blocks)
+            labels = bytes(each.label for each in pictures)
             files[labels_stem] = write(folder, labels_stem, idx.Header((len(labels),)), [labels])
-    return files, names
+        if bad:
+            named = {f"{origin or root}/{path.relative_to(root).as_posix()}": reason for path, reason in bad.items()}
+            raise _refusal(named, len(bad.keys() | {*everything}), folder)
+    pictures_report = {
+        "recipe": recipe._asdict(),
+        "read": len(everything),
+        "converted": dict(sorted(converted.items())),
+        "skipped": found.skipped,
+    }
+    names = {
+        part: [each.path.relative_to(root).as_posix() for each in pictures] for part, pictures in found.parts.items()
+    }
+    return Made(files, found.classes, pictures_report, names)
 
 
-def _parts(root: Path) -> dict[str, Path]:
-    folders = _folders(root)
-    if "train" not in folders:
-        return {"train": root}
-    if strays := sorted(set(folders) - {"train", "test"}):
-        raise UserError(f"{root} holds {strays[0]} beside train: only train and test may stand there; move it")
-    return {name: folders[name] for name in ("train", "test") if name in folders}
-
-
-def _class_names(root: Path, parts: dict[str, Path], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+def _looked_at(path: Path) -> bool | PictureError:
     try:
-        names = tuple(map(schema.label, sorted(_folders(parts["train"]))))
-    except ValueError as error:
-        raise UserError(f"{error}; rename the class's folder") from error
-    if not 2 <= len(names) <= 256:
-        raise UserError(f"{parts['train']} holds {len(names)} class folders: there must be 2 to 256")
-    if wanted is not None and set(wanted) != set(names):
-        raise UserError(
-            f"data.classes ({', '.join(wanted)}) are not the class folders of {root} ({', '.join(names)}): "
-            f"make them the same, or leave data.classes unset"
-        )
-    for place in parts.values():
-        if strays := sorted(set(_folders(place)) - set(names)):
-            raise UserError(
-                f"{place} holds a class {strays[0]!r} that the training images lack: add some, or remove it"
-            )
-    return wanted or names
+        return picture.has_colour(picture.read(path))
+    except PictureError as error:
+        return error
 
 
-def _folders(place: Path) -> dict[str, Path]:
-    return {path.name: path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")}
-
-
-def _labelled(place: Path, names: tuple[str, ...]) -> list[Labelled]:
-    found = []
-    for label, name in enumerate(names):
-        if (place / name).is_dir():
-            files = sorted(path for path in (place / name).iterdir() if not path.name.startswith("."))
-            found += [Labelled(path, label) for path in files]
-    return found
-
-
-def _has_colour(path: Path) -> bool:
-    with _opened(path) as image:
-        if image.mode not in GREY | COLOUR:
-            raise UserError(f"{path} has pixels of type {image.mode}: save it with 8 bits a channel")
-        return image.mode in COLOUR
-
-
-def _opened(path: Path) -> Image.Image:
-    with _readable(path):
-        image = Image.open(path, formats=FORMATS)
-    if image.width * image.height > MOST_PIXELS:
-        image.close()
-        raise UserError(TOO_LARGE.format(path))
-    return image
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """What Pillow says of a broken image in one line; a file that vanished is no broken image."""
+def _decoded(path: Path, recipe: Recipe) -> picture.Pixels | PictureError:
     try:
-        yield
-    except (UnidentifiedImageError, IsADirectoryError) as error:
-        raise UserError(f"{path} is not a readable image: mend or remove it") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(TOO_LARGE.format(path)) from error
-    # Pillow's plugins raise what they come upon, as struct.error; only a file has an errno.
-    except Exception as error:
-        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno):
-            raise
-        raise UserError(f"{path} is not a readable image ({error}): mend or remove it") from error
+        return picture.pixels(picture.read(path), recipe)
+    except PictureError as error:
+        return error
 
 
-def _decoded(path: Path, shape: tuple[int, ...]) -> bytes:
-    with _readable(path), _opened(path) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB" if len(shape) == 3 else "L")
-    if upright.size != (shape[1], shape[0]):
-        upright = upright.resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
-    return upright.tobytes()
+def _noted(bad: dict[Path, str], paths: list[Path], answers: Iterator[Any]) -> list[Any]:
+    """The answers about those pictures that can be used; why the others cannot is noted in ``bad``."""
+    good = []
+    for path, answer in zip(paths, answers, strict=True):
+        if isinstance(answer, PictureError):
+            bad[path] = str(answer)
+        else:
+            good.append(answer)
+    return good
 
 
-def _pixels(label: str, paths: list[Path], shape: tuple[int, ...], pool: ThreadPoolExecutor) -> Iterator[bytes]:
+def _blocks(
+    label: str,
+    paths: list[Path],
+    recipe: Recipe,
+    pool: ThreadPoolExecutor,
+    bad: dict[Path, str],
+    converted: Counter[str],
+) -> Iterator[bytes]:
+    """Pixels, a chunk of pictures at a time; once there is a bad one, zeros: nothing is kept then."""
+    size = recipe.height * recipe.width * recipe.channels
     with progress(f"decoding {label}", len(paths), "images") as advance:
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
-            yield b"".join(pool.map(partial(_decoded, shape=shape), chunk))
+            fit = [path for path in chunk if path not in bad]
+            found = _noted(bad, fit, pool.map(partial(_decoded, recipe=recipe), fit))
+            converted.update(itertools.chain.from_iterable(one.converted for one in found))
+            yield b"".join(np.ascontiguousarray(one.values).tobytes() for one in found) + bytes(
+                size * (len(chunk) - len(found))
+            )
             advance(len(chunk))
+
+
+def _refusal(bad: dict[str, str], of: int, folder: Path) -> UserError:
+    """All files that cannot be used: the first ten in one line, every one in `BAD_FILES`."""
+    rows = sorted(bad.items())
+    place = report_table(folder / BAD_FILES, ("file", "reason"), rows)
+    first = "; ".join(f"{path} {reason}" for path, reason in rows[:SHOWN])
+    if len(bad) == 1:
+        return UserError(f"{first} (also in {place})")
+    more = f"; and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
+    return UserError(f"{len(bad):,} of {of:,} files cannot be used, all listed in {place}: {first}{more}")

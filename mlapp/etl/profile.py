@@ -55,7 +55,7 @@ def run(config: Profile, workdir: Path) -> Outcome:
 def _content(
     dataset: Dataset, brightness: dict[Any, class_looks.Values], looks: list[Looks], validated: StageResult
 ) -> dict[str, Any]:
-    report = json.loads(validated.local("report").read_text(encoding="utf-8"))
+    report = validated.content("report", dict[str, Any])
     return {
         "name": dataset.name,
         "digest": content_digest(dataset.result),

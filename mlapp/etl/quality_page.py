@@ -20,19 +20,36 @@ TEMPLATE = """<!doctype html>
 <h1>{{ report.name }}</h1>
 <p>{{ report.shape | join(" × ") }} pixels, {{ report.classes | length }} classes, from {{ report.origin }}.
 Every check below is within its limit, or validation would have refused the data.</p>
+{% if report.uneven %}<p><strong>{{ report.uneven }}.</strong></p>{% endif %}
 
 <h2>Findings</h2>
 <table>
 <tr><th>Check</th><th>Found</th><th>of</th><th>Share</th><th>Limit</th>
-<th class="wide">For instance, image number</th></tr>
+<th class="wide">For instance</th></tr>
 {% for finding in report.findings -%}
 <tr><td>{{ finding.check }}</td><td>{{ "{:,}".format(finding.count) }}</td><td>{{ "{:,}".format(finding.of) }}</td>
 <td>{{ "%.3f" | format(100 * finding.share) }} %</td>
 <td>{% if finding.limit is none %}reported only{% else %}{{ "%g" | format(100 * finding.limit) }} %{% endif %}</td>
-<td class="wide">{{ finding.examples | join(", ") or "–" }}</td></tr>
+<td class="wide">{{ finding.named | join(", ") or "–" }}</td></tr>
 {% endfor -%}
 </table>
 
+{% if report.pictures -%}
+<h2>Pictures</h2>
+<p>{{ "{:,}".format(report.pictures.read) }} files were read, each made {{ report.pictures.recipe.width }} ×
+{{ report.pictures.recipe.height }} pixels, {{ "grey" if report.pictures.recipe.channels == 1 else "colour" }};
+transparent pixels show a {{ report.pictures.recipe.background }} background.</p>
+<table>
+<tr><th>Converted or skipped</th><th>Files</th></tr>
+{% for what, count in report.pictures.converted.items() -%}
+<tr><td>{{ what }}</td><td>{{ "{:,}".format(count) }}</td></tr>
+{% endfor -%}
+{% for what, count in report.pictures.skipped.items() -%}
+<tr><td>skipped: {{ what }}</td><td>{{ "{:,}".format(count) }}</td></tr>
+{% endfor -%}
+</table>
+
+{% endif -%}
 <h2>Pixel values</h2>
 <table>
 <tr><th>Part</th><th>Images</th><th>Least</th><th>Most</th><th>Mean</th><th>Standard deviation</th></tr>

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
+import shutil
 from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple, get_args
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, get_args
 
 from upath import UPath
 
 from mlapp import storage
 from mlapp.errors import UserError
-from mlapp.etl import debian_package, fashion_mnist, image_folder
+from mlapp.etl import class_folders, debian_package, fashion_mnist, image_folder, picture
 from mlapp.etl.download import MissingFileError, download
+from mlapp.etl.raw_data import Part
 from mlapp.etl.unpack import unpack
 from mlapp.schema import Data, IdxName
 from mlapp.storage import Written
@@ -22,6 +25,7 @@ from mlapp.storage import Written
 log = logging.getLogger("mlapp")
 IDX_NAMES: tuple[IdxName, ...] = get_args(IdxName)
 IDX_FILE = re.compile(r"(train|t10k|test)-(images|labels)[-.]idx[1-4]-ubyte(\.gz)?")
+LIKE_IDX = re.compile(r"(images|labels).*idx[1-4]|idx[1-4].*ubyte", re.IGNORECASE)
 
 
 class Source(NamedTuple):
@@ -32,10 +36,12 @@ class Source(NamedTuple):
 
 
 class Brought(NamedTuple):
-    """Decompressed IDX files by name, and the class names where the source itself tells them."""
+    """Decompressed IDX files by name; of class folders also the classes, how pictures were read, and their names."""
 
     files: dict[IdxName, Written]
-    classes: tuple[str, ...] | None
+    classes: tuple[str, ...] | None = None
+    pictures: dict[str, Any] | None = None
+    names: dict[Part, list[str]] | None = None
 
 
 def known_sources(data: Data) -> list[Source]:
@@ -59,23 +65,61 @@ def bring(folder: UPath, scratch: Path, target: Path, data: Data) -> Brought:
     """Put the IDX files of ``folder`` into ``target`` decompressed, made from class folders where it holds those."""
     found = _idx_files(folder)
     if not found:
-        if not any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
-            raise UserError(f"{folder} holds neither IDX files (train-images-idx3-ubyte.gz, …) nor class folders")
-        local = Path(folder.path) if storage.is_local(folder) else scratch / "images"
-        if not storage.is_local(folder):
-            folder.fs.get(folder.path.rstrip("/") + "/", f"{local}/", recursive=True)
-        return Brought(*image_folder.to_idx(local, target, data.image_size, data.classes, data.max_decoded_bytes))
+        _require_class_folders(folder)
+        here = storage.is_local(folder)
+        local = Path(folder.path) if here else _copied(folder, scratch / "images")
+        made = image_folder.to_idx(
+            *(local, target, data.image_size, data.classes, data.max_decoded_bytes, data.background),
+            origin=None if here else str(folder),
+        )
+        return Brought(*made)
+    if folders := sorted(path.name for path in folder.iterdir() if path.is_dir() and not LIKE_IDX.search(path.name)):
+        log.warning("%s: its IDX files are read, its folders (%s) are not", folder, ", ".join(folders[:6]))
     files: dict[IdxName, Written] = {}
     for name in _wanted(folder, set(found)):
         with found[name].open("rb") as stream:
             files[name] = unpack(stream, str(found[name]), target, name, data.max_decoded_bytes)
-    return Brought(files, None)
+    return Brought(files)
+
+
+def _require_class_folders(folder: UPath) -> None:
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if like := [name for name in names if LIKE_IDX.search(name) and (folder / name).is_file()]:
+        expected = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-… and t10k-labels-…"
+        transposed = "; EMNIST's images are stored transposed, so transpose them too" * ("emnist" in like[0].lower())
+        raise UserError(
+            f"{folder} holds IDX files by other names ({', '.join(like[:4])}): rename them to {expected}{transposed}"
+        )
+    if not any((folder / name).is_dir() for name in names):
+        raise UserError(
+            f"{folder} holds neither IDX files (train-images-idx3-ubyte.gz, …) nor class folders "
+            f"({class_folders.EXPECTED}); it holds {', '.join(names[:6]) or 'nothing'}: check data.source"
+        )
+
+
+def _copied(folder: UPath, local: Path) -> Path:
+    """Class folders of a store, fetched; refused before that where a name leads out or the disk would not hold them."""
+    sizes = {str(name): int(info["size"]) for name, info in folder.fs.find(folder.path, detail=True).items()}
+    root = str(folder.path).rstrip("/") + "/"
+    targets = {name: name.removeprefix(root) for name in sizes if not name.endswith("/")}
+    if odd := [name for name, inside in targets.items() if {"", ".", "..", "/"} & {*PurePosixPath(inside).parts}]:
+        raise UserError(f"{folder} holds an object named {odd[0]!r}, which would lead out of the folder: rename it")
+    if large := [name for name in targets if sizes[name] > picture.MOST_BYTES]:
+        raise UserError(f"{len(large):,} objects are over {picture.MOST_BYTES:,} bytes ({large[0]}): make them smaller")
+    needed, free = sum(sizes.values()), shutil.disk_usage(local.parent).free
+    if needed > free:
+        raise UserError(
+            f"{folder} holds {needed:,} bytes, but {local.parent} has room for {free:,}: free some disk space"
+        )
+    local.mkdir(parents=True, exist_ok=True)
+    folder.fs.get([*targets], [f"{local}/{inside}" for inside in targets.values()])
+    return local
 
 
 def existing_folder(uri: str) -> UPath:
     """The folder behind a URI; a `UserError` where there is none or it cannot be reached."""
     try:
-        folder = storage.at(uri)
+        folder = storage.at(os.path.expanduser(uri) if uri.startswith("~") else uri)
         with storage.explained():
             exists, is_folder = folder.exists(), folder.is_dir()
     except UserError:
@@ -110,17 +154,17 @@ def _from_http(url: str, scratch: Path, data: Data) -> UPath:
     folder = scratch / hashlib.sha256(url.encode()).hexdigest()[:12]
     for name in IDX_NAMES:
         addresses = usual_addresses(url, name)
-        if not any(_downloaded(file, folder / file.rpartition("/")[2], data.max_decoded_bytes) for file in addresses):
+        if not any(_downloaded(file, folder / file.rpartition("/")[2], data) for file in addresses):
             log.info("%s has no %s", url, name)
     if not any(folder.glob("*")):
         raise UserError(f"none of the IDX files ({', '.join(IDX_NAMES)}) is at {url}: check the address")
     return storage.at(folder)
 
 
-def _downloaded(url: str, target: Path, max_bytes: int) -> bool:
+def _downloaded(url: str, target: Path, data: Data) -> bool:
     try:
         if not target.exists():
-            download(url, target, max_bytes)
+            download(url, target, data.max_decoded_bytes, data.allow_private_addresses)
     except MissingFileError:
         return False
     return True
@@ -129,7 +173,9 @@ def _downloaded(url: str, target: Path, max_bytes: int) -> bool:
 def _idx_files(folder: UPath) -> dict[IdxName, UPath]:
     found: dict[IdxName, UPath] = {}
     for path in sorted(folder.iterdir(), key=lambda path: path.name, reverse=True):
-        if match := IDX_FILE.fullmatch(path.name):
+        if (match := IDX_FILE.fullmatch(path.name)) and not path.is_dir():  # Kaggle has folders of these names beside
+            if not path.is_file():  # a pipe would be waited on for ever
+                raise UserError(f"{path} is not a regular file, or a link that leads nowhere: replace or remove it")
             part, kind = ("t10k" if match[1] == "test" else match[1]), match[2]
             found[next(name for name in IDX_NAMES if name == f"{part}-{kind}")] = path
     return found
@@ -141,5 +187,5 @@ def _wanted(folder: UPath, found: set[IdxName]) -> list[IdxName]:
         name for name in IDX_NAMES if name.startswith("train") or "t10k-images" in found or "t10k-labels" in found
     ]
     if missing := [name for name in wanted if name not in found]:
-        raise UserError(f"{folder} lacks {' and '.join(missing)}: images and labels go together; add the file")
+        raise UserError(f"{folder} has no {' and '.join(missing)}: images and labels go together; add the file")
     return wanted

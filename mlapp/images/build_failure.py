@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlapp import authenticate
+from mlapp.cloud_errors import brief
 from mlapp.errors import UserError
 
 if TYPE_CHECKING:
-    from google.api_core.exceptions import GoogleAPICallError
     from google.cloud.devtools.cloudbuild_v1 import Build
 
     from mlapp.images.builder import ImageConfig
     from mlapp.images.registry import Repository
 
 
-def refused(error: GoogleAPICallError, project: str, config: ImageConfig) -> UserError | None:
+def refused(error: Exception, project: str, config: ImageConfig) -> UserError | None:
     """The line for an order that Cloud Build does not take; None for an error that a user cannot mend."""
     from google.api_core import exceptions
 
-    told = " ".join(error.message.split())[:300]
+    told = brief(error, 300)
     match error:
         case exceptions.PermissionDenied() if error.reason == "SERVICE_DISABLED" or "has not been used" in told:
             mend = f"gcloud services enable cloudbuild.googleapis.com --project={project}"

@@ -24,6 +24,8 @@ from mlapp.schema import Storage
 from mlapp.schema_cloud import Cloud, Images, Placement
 from mlapp.stage import stage
 
+PAUSES_S = (0.2, 1.0, 3.0)  # between looks at the registry for what was pushed
+
 
 class ImageConfig(Images):
     """The `images` settings, and where Cloud Build works."""
@@ -54,7 +56,7 @@ def run(config: ImageConfig, workdir: Path) -> Outcome:
             pushed = cloud_build.build(context, repository, config)
         else:
             engine.build(config.builder, context, repository, config.timeout_minutes)
-        digest = repository.digest(context.tag)
+        digest = _pushed(repository, context.tag)
         if digest and pushed and digest != pushed:
             raise UserError(
                 f"{repository.uri}:{context.tag} is {digest}, and Cloud Build pushed {pushed}: somebody else pushes to "
@@ -65,6 +67,15 @@ def run(config: ImageConfig, workdir: Path) -> Outcome:
     image = f"{repository.uri}@{digest}"
     told = f"built in {time.monotonic() - began:.0f} s" if built else "in the registry already, not built again"
     return _outcome(workdir, {"image": image, "tag": context.tag, "built": built}, f"({context.tag}) {told}")
+
+
+def _pushed(repository: Repository, tag: str) -> str | None:
+    """The digest of an image that was pushed a moment ago, which a registry may take seconds to know of."""
+    for pause in PAUSES_S:
+        if found := repository.digest(tag):
+            return found
+        time.sleep(pause)
+    return repository.digest(tag)
 
 
 def _outcome(workdir: Path, content: dict[str, Any], told: str) -> Outcome:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import time
+import uuid
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlapp import authenticate, gcs, storage
-from mlapp.errors import UserError, termination_deferred
+from mlapp.cloud_errors import (
+    brief,
+    could_not_look,
+    is_ambiguous,
+    is_gone,
+    is_not_found,
+    is_passing,
+    is_unknown_host,
+)
+from mlapp.errors import Terminated, TryAgainError, UserError, termination_deferred
 from mlapp.images.build_failure import refused, why
 from mlapp.images.context import DOCKERFILE, Context
 from mlapp.images.registry import Repository
@@ -22,6 +34,8 @@ log = logging.getLogger("mlapp")
 ENDPOINT = "MLAPP_CLOUD_BUILD_ENDPOINT"  # host:port of a stand-in for Cloud Build, spoken to without TLS
 DOCKER = "gcr.io/cloud-builders/docker"
 ANSWER_WITHIN_S = 30.0
+PATIENCE_S = 60.0  # for a look that is repeated, with all its repetitions
+BACKOFF_S = (1.0, 4.0, 10.0, 20.0, 40.0)  # between attempts at ordering a build
 CANCEL_WITHIN_S = 3.0  # whoever stops a stage waits 4 s
 
 
@@ -30,8 +44,6 @@ def build(context: Context, repository: Repository, config: ImageConfig) -> str:
 
     A `UserError` says why there is none, and where the log is.
     """
-    from google.api_core.exceptions import GoogleAPICallError
-
     project = config.cloud.project or authenticate.project()
     source = _upload(context, config.storage.models)
     client = _client()
@@ -40,21 +52,51 @@ def build(context: Context, repository: Repository, config: ImageConfig) -> str:
         "project_id": project,
         "build": _build_of(context, repository, source, project, config),
     }
-    begun = None
+    begun: list[Build] = []
     try:
-        with termination_deferred():  # a build whose id nobody knows could not be cancelled
-            begun = client.create_build(order, timeout=ANSWER_WITHIN_S).metadata.build
-        log.info("image: Cloud Build works on %s, its log: %s", context.tag, begun.log_url)
-        ended = _wait(client, begun, config)
-    except BaseException as error:
-        if begun:
-            _cancel(client, begun)
-        if isinstance(error, GoogleAPICallError) and (told := refused(error, project, config)):
+        _create(client, order, begun)
+        log.info("image: Cloud Build works on %s, its log: %s", context.tag, begun[0].log_url)
+        ended = _wait(client, begun[0], config)
+    except (UserError, Terminated, KeyboardInterrupt):  # it takes too long, or this stage is stopped
+        for build in begun:
+            _cancel(client, build)
+        raise
+    except Exception as error:
+        if told := None if begun else refused(error, project, config):
             raise told from error
+        if is_passing(error):
+            raise TryAgainError(f"Cloud Build does not answer ({brief(error, 200)}): run again") from error
         raise
     if failure := why(ended, repository, config):
         raise failure
     return _digest_of(ended, f"{repository.uri}:{context.tag}", source)
+
+
+def _create(client: CloudBuildClient, order: dict[str, Any], begun: list[Build]) -> None:
+    """Order a build, into ``begun``; where it is unknown whether an order arrived, look before ordering again."""
+    for pause in (*BACKOFF_S, None):
+        try:
+            with termination_deferred():  # a build whose id nobody knows could not be cancelled
+                begun.append(client.create_build(order, timeout=ANSWER_WITHIN_S, retry=None).metadata.build)
+        except Exception as error:
+            if pause is None or not is_passing(error) or is_unknown_host(error):
+                raise
+            log.warning("image: no clear answer to ordering a build (%s): trying again", brief(error, 200))
+            begun += _ordered(client, order) if is_ambiguous(error) else []
+            if not begun:
+                time.sleep(pause * random.uniform(0.5, 1.0))
+        if begun:
+            return
+
+
+def _ordered(client: CloudBuildClient, order: dict[str, Any]) -> list[Build]:
+    """The build of an order whose answer was lost: the one with its tags."""
+    from google.api_core.retry import Retry
+
+    *_, number = order["build"]["tags"]
+    request = {"parent": order["parent"], "project_id": order["project_id"], "filter": f'tags="{number}"'}
+    again = Retry(could_not_look, initial=0.2, maximum=5.0, timeout=PATIENCE_S)
+    return list(client.list_builds(request, timeout=ANSWER_WITHIN_S, retry=again))
 
 
 def _upload(context: Context, area: str) -> dict[str, Any]:
@@ -91,7 +133,7 @@ def _build_of(
         "images": [image, cache],
         "timeout": limit,
         "queue_ttl": limit,
-        "tags": ["mlapp", context.tag],
+        "tags": ["mlapp", context.tag, f"order-{uuid.uuid4().hex}"],  # the last one finds this very order again
         # A build under an account of one's own must say where its log goes. One that is to be verified fails where its
         # provenance cannot be recorded.
         "options": {"logging": "CLOUD_LOGGING_ONLY", "requested_verify_option": "VERIFIED"},
@@ -100,18 +142,35 @@ def _build_of(
 
 
 def _wait(client: CloudBuildClient, begun: Build, config: ImageConfig) -> Build:
-    """The build once it is over."""
+    """The build once it is over. A look that fails changes nothing: there is another one, until the time is up."""
     status = type(begun).Status
     running = {status.STATUS_UNKNOWN, status.PENDING, status.QUEUED, status.WORKING}
     deadline = time.monotonic() + config.timeout_minutes * 60
-    while (build := client.get_build(_named(begun), timeout=ANSWER_WITHIN_S)).status in running:
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"the image was not built within {config.timeout_minutes:g} minutes: raise images.timeout_minutes; "
-                f"the build is cancelled, its log: {begun.log_url}"
-            )
+    unseen, absent, alerted = None, None, False
+    while time.monotonic() <= deadline:
+        try:
+            build = client.get_build(_named(begun), timeout=ANSWER_WITHIN_S, retry=None)
+            if build.status not in running:
+                return build
+            unseen, absent, alerted = None, None, False
+        except Exception as error:
+            if not could_not_look(error):
+                raise
+            now = datetime.now(UTC)
+            unseen, absent = unseen or now, (absent or now) if is_not_found(error) else absent
+            if absent and is_not_found(error) and is_gone(absent, now):
+                raise TryAgainError(f"the build {begun.id} is not there any more: run again") from error
+            log.warning("image: Cloud Build does not say how the build is (%s): looking again", brief(error, 200))
+            minutes = config.placement.alert_after_minutes
+            if not alerted and now - unseen >= timedelta(minutes=minutes):
+                alerted, cure = True, refused(error, str(begun.project_id), config) or brief(error)
+                line = f"image: no answer about {begun.id} for {minutes:g} minutes; it goes on: {cure}"
+                log.log(logging.ERROR, line)
         time.sleep(config.poll_seconds)
-    return build
+    raise UserError(
+        f"the image was not built within {config.timeout_minutes:g} minutes: raise images.timeout_minutes; "
+        f"the build is cancelled, its log: {begun.log_url}"
+    )
 
 
 def _digest_of(build: Build, image: str, source: dict[str, Any]) -> str:

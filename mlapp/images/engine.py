@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlapp import authenticate
+from mlapp.child_environment import CLOUD, ENGINE, child_environment
 from mlapp.death_signal import tied
 from mlapp.errors import UserError
 from mlapp.images.context import DOCKERFILE, Context
@@ -74,7 +75,7 @@ def _run(command: Sequence[str], timeout_minutes: float, what: str) -> None:
     """Run an engine's command, its lines shown as they come; a `UserError` ends with the last of them."""
     process = subprocess.Popen(
         [*tied(signal.SIGTERM), *command],
-        env={**os.environ, "DOCKER_BUILDKIT": "1"},
+        env={**child_environment(CLOUD, ENGINE), "DOCKER_BUILDKIT": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -10,7 +10,8 @@ from functools import cached_property
 import urllib3
 
 from mlapp import authenticate
-from mlapp.errors import UserError
+from mlapp.cloud_errors import PASSING, brief, innermost, is_unsent
+from mlapp.errors import TryAgainError, UserError
 
 MANIFESTS = ", ".join(
     (
@@ -62,25 +63,34 @@ class Repository:
 
     def digest(self, tag: str) -> str | None:
         """``sha256:…`` of the image with this tag, None where there is none; a `UserError` says why it cannot tell."""
-        token = self.token()
-        headers = {"Accept": MANIFESTS, **({"Authorization": f"Bearer {token}"} if token else {})}
         url = f"{self.address}/v2/{self.uri.partition('/')[2]}/manifests/{tag}"
-        try:
-            with urllib3.PoolManager(timeout=TIMEOUT, retries=RETRIES) as pool:
-                answer = pool.request("HEAD", url, headers=headers)
-                if answer.status != 200:  # only the answer to a GET says why
-                    answer = pool.request("GET", url, headers=headers)
-        except urllib3.exceptions.HTTPError as error:
-            reason = str(getattr(error, "reason", None) or error).rsplit(": ", 1)[-1]
-            raise UserError(
-                f"the registry {self.host} does not answer ({reason}): check images.repository and the network"
-            ) from error
+        answer = self._ask("HEAD", url)
+        if answer.status != 200:  # only the answer to a GET says why
+            answer = self._ask("GET", url)
+        if answer.status == 401:  # maybe only because a token has expired
+            authenticate.renew()
+            answer = self._ask("GET", url)
         if answer.status == 200:
-            return str(answer.headers["Docker-Content-Digest"])
+            if found := answer.headers.get("Docker-Content-Digest"):
+                return str(found)
+            raise TryAgainError(f"the registry {self.host} has {tag}, and does not say by which digest: run again")
         code, message = _error(answer.data)
         if answer.status == 404 and not (self.in_google and code == "NAME_UNKNOWN" and "epository" in message):
             return None
-        raise UserError(self._why(answer.status, message))
+        raise (TryAgainError if answer.status in PASSING else UserError)(self._why(answer.status, message))
+
+    def _ask(self, method: str, url: str) -> urllib3.BaseHTTPResponse:
+        token = self.token()
+        headers = {"Accept": MANIFESTS, **({"Authorization": f"Bearer {token}"} if token else {})}
+        try:
+            with urllib3.PoolManager(timeout=TIMEOUT, retries=RETRIES) as pool:
+                return pool.request(method, url, headers=headers)
+        except urllib3.exceptions.HTTPError as error:
+            reason = brief(innermost(error), 300).rsplit(": ", 1)[-1]
+            if is_unsent(error):
+                told = f"the registry {self.host} does not answer ({reason}): check images.repository and the network"
+                raise UserError(told) from error
+            raise TryAgainError(f"the registry {self.host} does not answer ({reason}): run again") from error
 
     def create(self) -> str:
         """The command that makes the repository."""

@@ -40,7 +40,8 @@ def boost(train: Any, validation: Any, classes: int, config: Baseline, folder: P
         "colsample_bynode": config.column_sample,
         "reg_lambda": config.l2,
     }
-    checkpoints = Checkpoints(folder, lambda: xgboost().Booster(parameters, [train, validation]), parameters)
+    shape = {"features": train.num_col(), "classes": classes}
+    checkpoints = Checkpoints(folder, lambda: xgboost().Booster(parameters, [train, validation]), parameters, **shape)
     booster, history = checkpoints.restore()
     if began := booster.num_boosted_rounds():
         log.info("resuming after round %d", began)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from mlapp import storage
 from mlapp.dataset import Split
 from mlapp.errors import UserError
+from mlapp.ml import tree_file
 from mlapp.ml.backend import xgboost
 from mlapp.ml.ml_utils import Features
 from mlapp.result import Metric
@@ -19,7 +19,6 @@ from mlapp.statistics import proportion
 from mlapp.vetting.scorer import median_us
 
 FEATURES = "features"
-PARTS = ("gradient_booster", "learner_model_param", "objective")
 CHUNK = 1000
 
 
@@ -62,19 +61,18 @@ def save(model: Any, path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """Read a model that `save` wrote; a `UserError` if the file is none. JSON holds numbers only, never code.
-
-    XGBoost ends the whole process over JSON that lacks a part of a model, so those are looked for first.
-    """
-    model, content = xgboost().Booster(), path.read_bytes()
+    """Read a model that `save` wrote; a `UserError` if the file is none. JSON holds numbers only, never code."""
+    model = xgboost().Booster()
     try:
-        learner = json.loads(content)["learner"]
-        Features.model_validate_json(learner["attributes"][FEATURES])
-        for part in PARTS:
-            learner[part]
+        content = tree_file.read(path)
+        _, classes = tree_file.check(content)
         model.load_model(bytearray(content))
-    except (ValueError, KeyError, TypeError) as error:  # XGBoost's own error is a ValueError, and so is pydantic's
-        raise UserError(f"{path} is not a model of boosted trees: run its stage again with --force") from error
+        tree_file.check(content, (features_of(model).count, classes))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:  # XGBoost's and pydantic's own too
+        raise UserError(
+            f"{path} is not a model of boosted trees ({' '.join(str(error).split())[:200]}): run its stage again with "
+            "--force"
+        ) from error
     return model
 
 

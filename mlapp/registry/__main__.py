@@ -1,6 +1,7 @@
 """Look into the registry of promoted models, and move the pointer to the champion.
 
-BUNDLE is a bundle's id; in show and diff it may be cut short, and is the champion where it is left out.
+BUNDLE is a bundle's id; in show and diff it may be cut short, and is the champion where it is left out. KEY is the file
+of a public key; revoke takes its fingerprint too (`sha256sum` of that file).
 """
 
 from __future__ import annotations
@@ -9,32 +10,33 @@ import argparse
 import re
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
-from mlapp import config as configuration
-from mlapp import storage
-from mlapp.errors import UserError
-from mlapp.registry import catalogue, moves, signature
-from mlapp.registry.bundle import MANIFEST, verify
+from mlapp import pins, storage
+from mlapp.errors import OneLineError, TryAgainError, UserError, printable
+from mlapp.registry import catalogue, integrity, moves, rekeying, restoring
 from mlapp.registry.pointer import Pointer
-from mlapp.schema import NAME
+from mlapp.schema import NAME, Config
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line. Exit codes: 0 done, 1 `verify` found something wrong, 2 something the user can mend."""
+    """The command line. Exit codes: 0 done, 1 `verify` found something wrong, 2 something the user can correct,
+    75 a store does not answer for now.
+    """
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
-        settings = configuration.load()
-        arguments.registry = arguments.registry or settings.storage.registry
-        arguments.name = _name(arguments.name or settings.promotion.name)
+        settings = pins.load()
+        registry, name = settings.storage.registry, settings.model_name
+        arguments.registry = pins.hold_value("storage.registry", arguments.registry or registry, registry)
+        pins.hold_value("promotion.name", arguments.name or name, name)
         arguments.keys = settings.signing
         with storage.explained():
+            if arguments.command is not verified or arguments.name or arguments.bundle:
+                arguments.name = _name(arguments.name or _default_name(arguments.registry, settings))
             told = arguments.command(arguments)
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except OneLineError as error:
+        parser.exit(75 if isinstance(error, TryAgainError) else 2, f"{parser.prog}: error: {error}\n")
     sys.stdout.write(f"{told}\n")
 
 
@@ -43,32 +45,57 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--name", help="name of the model in the registry; default: promotion.name")
     common.add_argument("--registry", metavar="URI", help="folder of the bundles; default: storage.registry")
+    why = argparse.ArgumentParser(add_help=False)
+    why.add_argument("--why", required=True, help="for the history")
+    why.add_argument("--by", help="for the history; default: the user and the machine")
     parser = argparse.ArgumentParser(
         prog="python -m mlapp.registry", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="list|show|diff|verify|sign|promote|rollback")
-    told = commands.add_parser("list", parents=[common], help="all bundles, the last promoted first")
-    told.set_defaults(command=listed)
-    told = commands.add_parser("show", parents=[common], help="one bundle: figures, gates, how it became champion")
-    told.add_argument("bundle", nargs="?", metavar="BUNDLE")
-    told.set_defaults(command=shown)
-    told = commands.add_parser("diff", parents=[common], help="what differs between two bundles")
-    told.add_argument("bundle", metavar="BUNDLE")
-    told.add_argument("other", nargs="?", metavar="BUNDLE")
-    told.set_defaults(command=compared)
-    told = commands.add_parser("verify", parents=[common], help="whether every bundle and the history are whole")
-    told.set_defaults(command=verified)
-    told = commands.add_parser("sign", parents=[common], help="sign a bundle that is whole, with signing.private_key")
-    told.add_argument("bundle", metavar="BUNDLE")
-    told.set_defaults(command=signed)
-    told = commands.add_parser("promote", parents=[common], help="make a bundle the champion that was it before")
-    told.add_argument("bundle", metavar="BUNDLE")
-    told.set_defaults(command=moved)
-    told = commands.add_parser("rollback", parents=[common], help="make the champion's predecessor the champion")
-    told.set_defaults(command=moved, bundle=None)
-    for name in ("promote", "rollback"):
-        commands.choices[name].add_argument("--why", default="by hand", help="for the history (%(default)s)")
-        commands.choices[name].add_argument("--by", help="for the history; default: the user and the machine")
+    commands = parser.add_subparsers(
+        required=True, metavar="list|show|diff|verify|promote|rollback|sign|adopt|rotate|revoke|restore"
+    )
+    made = commands.add_parser("list", parents=[common], help="all bundles, the last promoted first")
+    made.set_defaults(command=listed)
+    made = commands.add_parser("show", parents=[common], help="one bundle: figures, gates, how it became champion")
+    made.add_argument("bundle", nargs="?", metavar="BUNDLE")
+    made.set_defaults(command=shown)
+    made = commands.add_parser("diff", parents=[common], help="what differs between two bundles")
+    made.add_argument("bundle", metavar="BUNDLE")
+    made.add_argument("other", nargs="?", metavar="BUNDLE")
+    made.set_defaults(command=compared)
+    made = commands.add_parser(
+        "verify", parents=[common], help="whether all is as it was: every model, one (--name), or one BUNDLE"
+    )
+    made.add_argument("bundle", nargs="?", metavar="BUNDLE")
+    made.set_defaults(command=verified)
+    made = commands.add_parser("promote", parents=[common, why], help="make a bundle the champion that was it before")
+    made.add_argument("bundle", metavar="BUNDLE")
+    made.set_defaults(command=moved)
+    made = commands.add_parser("rollback", parents=[common, why], help="make the champion's predecessor the champion")
+    made.set_defaults(command=moved, bundle=None)
+    made = commands.add_parser("sign", parents=[common], help="sign a bundle, or each of the history's that is not yet")
+    made.add_argument("bundle", nargs="?", metavar="BUNDLE")
+    made.set_defaults(command=signed)
+    made = commands.add_parser(
+        "adopt",
+        parents=[common, why],
+        help="take over history and pointer as they are; signed, where there is a key",
+    )
+    made.set_defaults(command=adopted)
+    made = commands.add_parser(
+        "rotate", parents=[common, why], help="with the old key: let only this new KEY sign from now on"
+    )
+    made.add_argument("key", metavar="KEY")
+    made.set_defaults(command=rotated)
+    made = commands.add_parser("revoke", parents=[common, why], help="nothing counts that this KEY signs from now on")
+    made.add_argument("key", metavar="KEY")
+    made.set_defaults(command=revoked)
+    made = commands.add_parser(
+        "restore", parents=[common], help="bring a bucket's versions of a moment back; --yes does"
+    )
+    made.add_argument("--at", required=True, metavar="TIME", help="when all was well: 2026-11-28T12:00:00Z")
+    made.add_argument("--yes", action="store_true", help="do it; else only show what would be done")
+    made.set_defaults(command=restored)
     return parser
 
 
@@ -79,46 +106,114 @@ def _name(given: str) -> str:
     return given
 
 
+def _default_name(registry: str, settings: Config) -> str:
+    """The model that the settings speak of, and that the registry holds; a `UserError` where that leaves a choice."""
+    known = catalogue.names(registry)
+    asked = [name for name in (settings.promotion.name, settings.data.name) if name]
+    if found := [name for name in asked if name in known] or (known if len(known) == 1 else []):
+        return found[0]
+    raise _unknown(registry, asked[0], known)
+
+
+def _unknown(registry: str, name: str, known: Sequence[str]) -> UserError:
+    return UserError(f"{registry} holds no model {name!r}: give --name, of {', '.join(known) or 'none yet'}")
+
+
 def listed(arguments: argparse.Namespace) -> str:
     """A line a bundle."""
     if arguments.name not in (known := catalogue.names(arguments.registry)):
-        raise UserError(
-            f"{arguments.registry} holds no model {arguments.name!r}: give --name, of {', '.join(known) or 'none yet'}"
-        )
-    return catalogue.listed(catalogue.entries(arguments.registry, arguments.name))
+        raise _unknown(arguments.registry, arguments.name, known)
+    return catalogue.listed(catalogue.rows(arguments.registry, arguments.name, arguments.keys))
 
 
 def shown(arguments: argparse.Namespace) -> str:
     """One bundle."""
-    return catalogue.shown(catalogue.find(arguments.registry, arguments.name, arguments.bundle))
+    return catalogue.shown(catalogue.find(arguments.registry, arguments.name, arguments.bundle, arguments.keys))
 
 
 def compared(arguments: argparse.Namespace) -> str:
     """Two bundles."""
-    pair = [catalogue.find(arguments.registry, arguments.name, name) for name in (arguments.bundle, arguments.other)]
+    asked = (arguments.bundle, arguments.other)
+    pair = [catalogue.find(arguments.registry, arguments.name, name, arguments.keys) for name in asked]
     return catalogue.compared(*pair)
 
 
 def verified(arguments: argparse.Namespace) -> str:
     """Whether all is whole; ends the process with 1 if it is not."""
-    if found := catalogue.damage(arguments.registry, arguments.name, arguments.keys):
-        sys.stdout.write("".join(f"{line}\n" for line in found))
+    only = arguments.bundle
+    if only:
+        moves.bundle_named(Pointer(arguments.registry, arguments.name), only)
+    told, damaged = [], False
+    names = known = catalogue.names(arguments.registry)
+    if arguments.name:
+        names = [arguments.name]
+        if arguments.name not in known:
+            raise _unknown(arguments.registry, arguments.name, known)
+    for name in names:
+        report = integrity.inspect(arguments.registry, name, arguments.keys, only, _progress(name))
+        damaged |= bool(report.damage)
+        told += [printable(line) for line in report.damage] or [f"{name}: all whole, {report.summary}"]
+        told += [f"{name}: note: {printable(note)}" for note in report.notes]
+    if damaged:
+        sys.stdout.write("".join(f"{line}\n" for line in told))
         raise SystemExit(1)
-    return f"{arguments.name}: all whole"
+    return "\n".join(told) or f"{arguments.registry} holds no model yet"
+
+
+def _progress(name: str) -> integrity.Progress:
+    """Where a person looks on: how far it is, in one line that goes when it is done."""
+
+    def show(done: int, of: int) -> None:
+        if sys.stderr.isatty() and of > 20:
+            sys.stderr.write(f"\r{name}: {done:,} of {of:,} bundles" if done < of else "\r\033[K")
+            sys.stderr.flush()
+
+    return show
 
 
 def signed(arguments: argparse.Namespace) -> str:
-    """Sign a bundle that was made without a key, or with another."""
-    if not arguments.keys.private_key:
-        raise UserError("signing.private_key is not set: give MLAPP_SIGNING__PRIVATE_KEY, a file or a secret's name")
+    """Sign bundles that were made without a key, or with one that no longer counts."""
     pointer = Pointer(arguments.registry, arguments.name)
-    place = pointer.folder / moves.bundle_named(pointer, arguments.bundle)
-    verify(place)
-    with tempfile.TemporaryDirectory() as folder:
-        manifest = Path(folder, MANIFEST)
-        manifest.write_bytes((place / MANIFEST).read_bytes())
-        storage.copy(storage.at(signature.sign(manifest, arguments.keys.private_key)), place / signature.SIGNATURE)
-    return f"{arguments.name}: {place.name} is signed"
+    bundle = moves.bundle_named(pointer, arguments.bundle) if arguments.bundle else None
+    done = rekeying.sign_bundles(pointer, arguments.keys, bundle)
+    if not done:
+        return f"{arguments.name}: every bundle of the history is signed already"
+    return f"{arguments.name}: {', '.join(done)} {'is' if len(done) == 1 else 'are'} signed"
+
+
+def adopted(arguments: argparse.Namespace) -> str:
+    """Take over a history."""
+    champion = rekeying.adopt(arguments.registry, arguments.name, arguments.keys, by=arguments.by, why=arguments.why)
+    how = "signed" if arguments.keys.private_key else "unsigned, for signing.private_key is not set"
+    return f"{arguments.name}: adopted with {champion} as the champion ({how})"
+
+
+def rotated(arguments: argparse.Namespace) -> str:
+    """Rotate to another key."""
+    given = (arguments.registry, arguments.name, arguments.keys, arguments.key)
+    new = rekeying.rotate(*given, by=arguments.by, why=arguments.why)
+    return f"{arguments.name}: from now on {new} signs; set signing.private_key to it"
+
+
+def revoked(arguments: argparse.Namespace) -> str:
+    """Revoke a key."""
+    given = (arguments.registry, arguments.name, arguments.keys, arguments.key)
+    old = rekeying.revoke(*given, by=arguments.by, why=arguments.why)
+    return (
+        f"{arguments.name}: {old} is revoked; take it out of signing.public_key, then `python -m mlapp.registry sign "
+        f"--name {arguments.name}` signs its bundles again"
+    )
+
+
+def restored(arguments: argparse.Namespace) -> str:
+    """Restore from versions."""
+    steps = restoring.plan(arguments.registry, arguments.name, restoring.moment(arguments.at))
+    if not steps:
+        return f"{arguments.name}: all is as it was then"
+    if arguments.yes:
+        restoring.carry_out(arguments.registry, arguments.name, steps)
+    done = "done, now run verify" if arguments.yes else "would be done, --yes does it"
+    return "\n".join([*(printable(str(step)) for step in steps), f"{arguments.name}: {len(steps)} steps {done}"])
 
 
 def moved(arguments: argparse.Namespace) -> str:

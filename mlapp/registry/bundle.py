@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,14 +16,16 @@ from upath import UPath
 
 from mlapp import storage
 from mlapp.errors import UserError
-from mlapp.registry import signature
-from mlapp.registry.pointer import BUNDLE_ID, LOCK
+from mlapp.registry import files, signature
+from mlapp.registry.history import BUNDLE_ID
+from mlapp.registry.judge import Judge
+from mlapp.registry.keys import UNSIGNED
+from mlapp.registry.signing import Signer
 from mlapp.result import Record
 from mlapp.schema import NAME, Signing
 
 MANIFEST = "manifest.json"
 FILE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-UNSIGNED = Signing()
 
 
 class File(Record):
@@ -71,10 +72,16 @@ class Manifest(Record):
     def load(cls, path: UPath | Path) -> Manifest:
         """Read a manifest; a `UserError` if it is missing or is none."""
         try:
-            return cls.model_validate_json(storage.read_text(storage.at(path)))
-        except FileNotFoundError as error:
+            return cls.parse(files.read(storage.at(path))[0], path)
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(f"bundle {path.parent} has no manifest: restore the bundle, or remove it") from error
-        except (ValidationError, UnicodeDecodeError) as error:
+
+    @classmethod
+    def parse(cls, content: bytes, path: UPath | Path) -> Manifest:
+        """The manifest that a file with this content holds; a `UserError` if it is none."""
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
             raise UserError(
                 f"{path} is not a bundle's manifest: restore it from a copy, or move the pointer"
             ) from error
@@ -99,8 +106,9 @@ def install(draft: Path, manifest: Manifest, parent: UPath, keys: Signing = UNSI
     place = parent / manifest.id
     (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2, exclude_unset=True) + "\n", encoding="utf-8")
     if keys.private_key:
-        signature.sign(draft / MANIFEST, keys.private_key)
+        (draft / signature.SIGNATURE).write_bytes(Signer(keys).sign_manifest((draft / MANIFEST).read_bytes()))
     local = storage.is_local(place)
+    files.check_folder(place)
     if (place if local else place / MANIFEST).exists():
         verify(place, keys)
     elif local:
@@ -126,23 +134,31 @@ def _flush(folder: Path) -> None:
             os.fsync(stream.fileno())
 
 
-def verify(place: UPath, keys: Signing = UNSIGNED) -> Manifest:
+def verify(place: UPath, keys: Signing = UNSIGNED, judge: Judge | None = None) -> Manifest:
     """The manifest of a bundle whose every file is as it says; a `UserError` names the one that is not.
 
-    Where ``keys`` name a public key, it must be signed with that.
+    Where ``keys`` name public keys, it must be signed with one of them that is in force. ``judge`` is what they say of
+    the bundle's registry, where that is known already.
     """
+    manifest = whole(place)
+    if keys.public_key:
+        (judge or Judge.of(place.parent, keys)).check(place, manifest.digest)
+    return manifest
+
+
+def whole(place: UPath) -> Manifest:
+    """The same, whoever signed it."""
+    files.check_folder(place)
     manifest = Manifest.load(place / MANIFEST)
     if manifest.id != place.name:
         raise UserError(f"{place / MANIFEST} was altered: restore the bundle from a copy")
-    if keys.public_key:
-        signature.check(place, keys.public_key)
-    present = {path.name for path in place.iterdir()} - {MANIFEST, signature.SIGNATURE}
+    present = set(files.names(place)) - {MANIFEST, signature.SIGNATURE}
     if odd := sorted(present ^ set(manifest.files)):
         raise UserError(
             f"bundle {place}: {odd[0]} is {'extra' if odd[0] in present else 'missing'}; restore the bundle"
         )
     for name, file in manifest.files.items():
-        if storage.sha256(place / name) != file.sha256:
+        if files.sha256(place / name) != file.sha256:
             raise UserError(f"bundle {place}: {name} was altered; restore the bundle from a copy")
     return manifest
 
@@ -159,10 +175,10 @@ class Draft:
             self.folder = Path(tempfile.mkdtemp(prefix=".draft-"))
             return
         parent = Path(bundles.path)
-        parent.mkdir(parents=True, exist_ok=True)
-        with (parent / LOCK).open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        with files.locked(bundles):
             for left in parent.glob(".draft-*"):
+                if files.kind(left) != files.FOLDER:
+                    raise files.odd(left)
                 if (handle := _held(left)) is not None:  # nobody works in it any more
                     shutil.rmtree(left)
                     os.close(handle)
@@ -180,13 +196,11 @@ class Draft:
 
 def _held(folder: Path) -> int | None:
     """A handle of a folder that is locked as long as it is open; None where another process has one."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    return handle
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    if files.try_lock(handle):
+        return handle
+    os.close(handle)
+    return None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,19 +1,29 @@
-"""What a registry holds, to be looked at: its bundles, one of them, what differs between two, whether all is whole."""
+"""What a registry holds, to be looked at: its bundles, one of them, what differs between two.
+
+Nothing of a bundle is shown before it is verified: in a list what the list shows, else every file.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from upath import UPath
 
 from mlapp import plain, storage
-from mlapp.errors import UserError
-from mlapp.registry import history, signature
-from mlapp.registry.bundle import MANIFEST, UNSIGNED, Manifest, verify
+from mlapp.errors import UserError, printable
+from mlapp.registry import files, verified
+from mlapp.registry.bundle import Manifest, whole
+from mlapp.registry.judge import Judge
+from mlapp.registry.keys import UNSIGNED, keyring
 from mlapp.registry.pointer import BUNDLE_ID, HISTORY, POINTER, Pointer
+from mlapp.registry.state import State
+from mlapp.registry.verified import Figures, Scored
 from mlapp.result import Metric
-from mlapp.schema import Signing
+from mlapp.schema import NAME, Signing
 from mlapp.text_table import interval, percent, table
 from mlapp.vetting import gates
 
@@ -25,13 +35,25 @@ FIGURES = {
 
 
 @dataclass(frozen=True)
+class Row:
+    """A bundle in a list: its figures, how it stands to the pointer, and how its last move is signed."""
+
+    bundle: str
+    figures: Scored
+    state: str
+    moves: list[dict[str, Any]]
+    signed: str
+
+
+@dataclass(frozen=True)
 class Entry:
-    """A bundle with what the verdict found, and how it stands to the pointer."""
+    """A bundle of which every file is verified, with its verdict, how it stands to the pointer and how it is signed."""
 
     manifest: Manifest
     verdict: dict[str, Any]
     state: str
     moves: list[dict[str, Any]]
+    signed: str
 
     @property
     def scored(self) -> dict[str, Any]:
@@ -41,137 +63,150 @@ class Entry:
 
 
 def names(registry: str) -> list[str]:
-    """The models that the registry knows, by name."""
+    """The models that the registry knows, by name: every folder that holds anything of one, or poses as one."""
     folder = storage.at(registry)
-    return sorted(path.name for path in folder.iterdir() if (path / POINTER).exists()) if folder.exists() else []
+    return [name for name in files.names(folder) if re.fullmatch(NAME, name) and _holds_a_model(folder / name)]
 
 
-def entries(registry: str, name: str, start: str = "") -> list[Entry]:
-    """The bundles of a model whose ids begin with ``start``, the last promoted first, those that never were at the end.
+def _holds_a_model(folder: UPath) -> bool:
+    if storage.is_local(folder) and files.kind(folder) != files.FOLDER:
+        return files.kind(folder) != files.FILE
+    return any(name in (POINTER, HISTORY) or BUNDLE_ID.fullmatch(name) for name in files.names(folder))
 
-    Only their files are read.
+
+def rows(registry: str, name: str, keys: Signing = UNSIGNED) -> list[Row | UserError]:
+    """The bundles of a model, the last promoted first, those that never were at the end.
+
+    Of each, manifest and verdict are verified; what is wrong with one takes its place.
     """
     pointer = Pointer(registry, name)
-    champion, moves = pointer.read(), pointer.history()
-    order = list(dict.fromkeys(move["champion"] for move in reversed(moves)))
-    present = _bundles(pointer)
-    ids = [bundle for bundle in order if bundle in present] + sorted(present - set(order))
-    return [_entry(pointer.folder / bundle, champion, moves) for bundle in ids if bundle.startswith(start)]
+    state = pointer.state()
+    signed, own = _signed(pointer.folder, state, keys), _by_bundle(state)
+    present = set(_ids(pointer.folder))
+    ids = [bundle for bundle in reversed(own) if bundle in present] + sorted(present - set(own))
+    found: list[Row | UserError] = []
+    for bundle, figures in zip(ids, verified.figures(pointer.folder, ids), strict=True):
+        if isinstance(figures, UserError):
+            found.append(figures)
+        elif figures:  # else it is being written, or removed
+            how = signed.get(bundle, "unsigned")
+            found.append(Row(bundle, figures, _state(bundle, state, own), own.get(bundle, []), how))
+    return found
 
 
-def find(registry: str, name: str, bundle: str | None) -> Entry:
-    """One bundle, by default the champion; its id may be cut short."""
+def find(registry: str, name: str, bundle: str | None, keys: Signing = UNSIGNED) -> Entry:
+    """One bundle, by default the champion, of which every file is verified; its id may be cut short."""
     pointer = Pointer(registry, name)
-    wanted = bundle or pointer.read()
+    state = pointer.state()
+    wanted = bundle or state.champion
     if wanted is None:
         raise UserError(f"{pointer.folder} has no champion: give --name and --registry of a promoted model")
-    match entries(registry, name, wanted):
-        case [entry]:
-            return entry
-        case found:
-            told = ", ".join(entry.manifest.id for entry in found or entries(registry, name)) or "none"
-            raise UserError(f"{wanted!r} names {len(found)} bundles of {pointer.folder}: give one of {told}")
+    known = _ids(pointer.folder)
+    if len(found := [each for each in known if each.startswith(wanted)]) != 1:
+        told = ", ".join(found or known) or "none"
+        raise UserError(f"{wanted!r} names {len(found)} bundles of {pointer.folder}: give one of {told}")
+    place, own = pointer.folder / found[0], _by_bundle(state)
+    manifest = whole(place)
+    try:
+        verdict = plain.from_json(verified.content(place, manifest).decode())
+        Figures.model_validate(verdict)
+    except ValueError as error:
+        raise UserError(verified.unreadable(place)) from error
+    signed, _ = Judge.by(pointer.folder, state.text, keyring(keys)).look(place, manifest.digest)
+    return Entry(manifest, verdict, _state(place.name, state, own), own.get(place.name, []), signed)
 
 
-def listed(known: list[Entry]) -> str:
-    """A line a bundle."""
-    rows = [("bundle", "state", "test accuracy", "KB", "µs", "promoted", "by")]
-    for entry in known:
-        scored, last = entry.scored, entry.moves[-1] if entry.moves else {}
-        accuracy = percent(Metric(**scored["accuracy"]))
-        figures = (accuracy, f"{scored['bytes'] / 1000:.1f}", f"{scored['latency_us']['value']:.0f}")
-        rows.append((entry.manifest.id, entry.state, *figures, last.get("at", "–")[:16], last.get("by", "–")))
-    return table(rows, right=(2, 3, 4))
+def listed(known: list[Row | UserError]) -> str:
+    """A line a bundle, and one for each that is damaged."""
+    lines = [("bundle", "state", "test accuracy", "KB", "µs", "promoted", "by")]
+    for row in known:
+        if isinstance(row, UserError):
+            continue
+        scored, last = row.figures, row.moves[-1] if row.moves else {}
+        figures = (percent(scored.accuracy), f"{scored.bytes / 1000:.1f}", f"{scored.latency_us.value:.0f}")
+        moved = ((last.get("at") or "–")[:16], last.get("by") or "–")
+        lines.append((row.bundle, f"{row.state}, {row.signed}", *figures, *moved))
+    damaged = [f"damaged: {each}" for each in known if isinstance(each, UserError)]
+    return "\n".join([table(lines, right=(2, 3, 4)), *damaged])
 
 
 def shown(entry: Entry) -> str:
     """One bundle: what it is, its gates, how it came to be champion."""
     manifest, scored = entry.manifest, entry.scored
-    accuracy = Metric(**scored["accuracy"])
-    lines = [
-        f"{manifest.name}/{manifest.id}  {entry.state}",
-        f"made {manifest.created}, to replace {manifest.predecessor or 'nothing'}; serves {manifest.model}, "
-        f"{scored['bytes']:,} bytes, {scored['latency_us']['value']:.0f} µs",
-        f"test accuracy {percent(accuracy)} ({interval(accuracy)}, n = {accuracy.n:,})",
-        "",
-        gates.listed(gates.Gate(**gate) for gate in entry.verdict["gates"]),
-        "",
-        *(f"{move['at'][:16]}  {move.get('by', '–')}: {move.get('why', '–')}" for move in entry.moves),
-    ]
-    return "\n".join(lines).rstrip()
+    with _readable(entry):
+        accuracy = Metric(**scored["accuracy"])
+        lines = [
+            f"{manifest.name}/{manifest.id}  {entry.state}",
+            f"made {manifest.created}, to replace {manifest.predecessor or 'nothing'}; serves {manifest.model}, "
+            f"{scored['bytes']:,} bytes, {scored['latency_us']['value']:.0f} µs; {entry.signed}",
+            f"test accuracy {percent(accuracy)} ({interval(accuracy)}, n = {accuracy.n:,})",
+            "",
+            *gates.listed(gates.Gate(**gate) for gate in entry.verdict["gates"]).splitlines(),
+            "",
+            *(
+                f"{(move.get('at') or '–')[:16]}  {move.get('by') or '–'}: {move.get('why') or '–'}"
+                for move in entry.moves
+            ),
+        ]
+    return "\n".join(printable(line) for line in lines).rstrip()
 
 
 def compared(first: Entry, second: Entry) -> str:
     """What differs between two bundles: figures, recall of each class, data, code."""
     ours, theirs = first.scored, second.scored
     rows: list[tuple[str, ...]] = [("", first.manifest.id, second.manifest.id)]
-    for name, title in FIGURES.items():
-        if ours.get(name) and theirs.get(name):
-            rows.append((title, *(percent(Metric(**scored[name])) for scored in (ours, theirs))))
-    rows.append(("bytes", *(f"{scored['bytes']:,}" for scored in (ours, theirs))))
-    rows.append(("one image", *(f"{scored['latency_us']['value']:.0f} µs" for scored in (ours, theirs))))
-    if first.verdict["classes"] == second.verdict["classes"]:
-        for place, name in enumerate(first.verdict["classes"]):
-            recalls = (f"{100 * scored['recall'][place]['value']:.1f} %" for scored in (ours, theirs))
-            rows.append((f"recall of {name}", *recalls))
-    return "\n".join([table(rows, right=(1, 2)), "", *_origins(first.manifest, second.manifest)])
+    with _readable(first), _readable(second):
+        for name, title in FIGURES.items():
+            if ours.get(name) and theirs.get(name):
+                rows.append((title, *(percent(Metric(**scored[name])) for scored in (ours, theirs))))
+        rows.append(("bytes", *(f"{scored['bytes']:,}" for scored in (ours, theirs))))
+        rows.append(("one image", *(f"{scored['latency_us']['value']:.0f} µs" for scored in (ours, theirs))))
+        if first.verdict["classes"] == second.verdict["classes"]:
+            for place, name in enumerate(first.verdict["classes"]):
+                recalls = (f"{100 * scored['recall'][place]['value']:.1f} %" for scored in (ours, theirs))
+                rows.append((f"recall of {name}", *recalls))
+        told = [table(rows, right=(1, 2)), "", *map(printable, _origins(first.manifest, second.manifest))]
+    return "\n".join(told)
 
 
-def damage(registry: str, name: str, keys: Signing = UNSIGNED) -> list[str]:
-    """Everything that is wrong with a model's part of the registry, a line each; nothing where all is whole."""
-    pointer = Pointer(registry, name)
-    found = []
-    try:
-        champion, text = pointer.read(), pointer.history_text()
-        moves = history.moves(text, pointer.folder / HISTORY)
-    except UserError as error:
-        return [str(error)]
-    if (last := moves[-1]["champion"] if moves else None) != champion:
-        found.append(f"the pointer names {champion}, the history ends with {last}: run the promotion again, or restore")
-    present = _bundles(pointer)
-    for bundle in sorted(present):
-        try:
-            found += _wrong(pointer, verify(pointer.folder / bundle, keys), text, moves)
-        except UserError as error:
-            found.append(str(error))
-    if keys.public_key and moves:
-        try:
-            what = f"the last line of {pointer.folder / HISTORY}"
-            signature.check_text(*history.end(text), keys.public_key, what)
-        except UserError as error:
-            found.append(str(error))
-    gone = {move["champion"] for move in moves} - present
-    return found + [f"bundle {pointer.folder / bundle} is gone: restore it from a copy" for bundle in sorted(gone)]
+def _signed(folder: UPath, state: State, keys: Signing) -> dict[str, str]:
+    """How the last line that names each bundle is signed."""
+    if not (ring := keyring(keys)):
+        told = {True: "signature not checked", False: "unsigned"}
+        return {move["champion"]: told[bool(move.get("signature"))] for move in state.moves}
+    trust = Judge.by(folder, state.text, ring).trust
+    return {
+        move["champion"]: "signed" if trust.covers(number) else "signature not trusted"
+        for number, move in enumerate(state.moves, start=1)
+    }
 
 
-def _bundles(pointer: Pointer) -> set[str]:
-    """The ids of the bundles there are; a folder without a manifest is one that is being written, or removed."""
-    places = [path for path in pointer.folder.iterdir() if BUNDLE_ID.fullmatch(path.name)]
-    return {path.name for path in places if (path / MANIFEST).exists()}
+def _ids(folder: UPath) -> list[str]:
+    return [name for name in files.names(folder) if BUNDLE_ID.fullmatch(name)]
 
 
-def _wrong(pointer: Pointer, manifest: Manifest, text: str, moves: list[dict[str, Any]]) -> list[str]:
-    """How a bundle that is whole in itself does not fit its place and the history."""
-    found = []
-    if manifest.name != pointer.folder.name:
-        found.append(f"bundle {pointer.folder / manifest.id} is one of {manifest.name}: remove it")
-    if not history.holds(text, manifest.history):
-        found.append(f"{pointer.folder} lacks the history that bundle {manifest.id} followed: restore it")
-    told = [move for move in moves if move["champion"] == manifest.id]
-    if any(move.get("manifest", manifest.digest) != manifest.digest for move in told):
-        found.append(f"bundle {pointer.folder / manifest.id} is not the one that was promoted: restore it from a copy")
+def _by_bundle(state: State) -> dict[str, list[dict[str, Any]]]:
+    """The moves to each bundle, in the order in which each became champion last."""
+    found = dict[str, list[dict[str, Any]]]()
+    for move in state.moves:
+        found[move["champion"]] = [*found.pop(move["champion"], []), move]
     return found
 
 
-def _entry(place: UPath, champion: str | None, moves: list[dict[str, Any]]) -> Entry:
-    manifest = Manifest.load(place / MANIFEST)
+def _state(bundle: str, state: State, own: Mapping[str, object]) -> str:
+    past = "former champion" if bundle in own else "never champion"
+    return "champion" if bundle == state.champion else past
+
+
+@contextmanager
+def _readable(entry: Entry) -> Iterator[None]:
+    """A `UserError` about a bundle whose verdict or manifest is of another form than this code makes."""
     try:
-        verdict = plain.from_json(storage.read_text(place / "verdict.json"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"bundle {place} has no verdict that can be read: restore it from a copy") from error
-    own = [move for move in moves if move["champion"] == place.name]
-    former = "former champion" if own else "never champion"
-    return Entry(manifest, verdict, "champion" if place.name == champion else former, own)
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"bundle {entry.manifest.name}/{entry.manifest.id} holds a verdict of another version: use that one's code"
+        ) from error
 
 
 def _origins(first: Manifest, second: Manifest) -> list[str]:

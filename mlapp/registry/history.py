@@ -2,12 +2,14 @@
 
 Who may write the file may still write all of it anew, or cut its end off. So each bundle's manifest, which is hashed
 and may be signed, holds the hash of the last line when it was made; and where there is a key, each line is signed.
+`trust` checks both.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,8 @@ from mlapp import plain
 from mlapp.errors import UserError
 
 PREVIOUS, SIGNATURE = "previous", "signature"
+BUNDLE_ID = re.compile(r"[0-9a-f]{12}")
+TEXTS = ("at", "by", "why", "model", "manifest", "verdict", "name", "event", "key", "request", "history", SIGNATURE)
 
 
 def moves(text: str, path: object) -> list[dict[str, Any]]:
@@ -25,19 +29,18 @@ def moves(text: str, path: object) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     before: str | None = None
     chained = False
-    for number, line in enumerate(_lines(text), start=1):
+    for number, line in enumerate(lines(text), start=1):
         try:
-            move = plain.from_json(line)
-            champion = move["champion"]
+            move = _checked(plain.from_json(line))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a history of promotions (line {number}): restore it from a copy") from error
         if move.get(PREVIOUS, before if not chained else "") != before:
             raise UserError(
-                f"{path} was altered at or before line {number}, the move to {champion}: restore it from a copy"
+                f"{path} was altered at or before line {number}, the move to {move['champion']}: restore it from a copy"
             )
         found.append(move)
         chained = chained or PREVIOUS in move
-        before = _digest(line)
+        before = digest(line)
     return found
 
 
@@ -49,32 +52,49 @@ def appended(text: str, move: dict[str, Any], sign: Callable[[str], str] | None 
     return f"{text}{_written(move)}\n"
 
 
-def end(text: str) -> tuple[str, str]:
-    """What the signature of a history's last line is of, and that signature; both empty where there is none."""
-    move = plain.from_json(_lines(text)[-1]) if text else {}
-    signature = str(move.pop(SIGNATURE, ""))
-    return (_written(move), signature) if signature else ("", "")
+def signed_part(line: str) -> tuple[str, str]:
+    """What the signature of a line is of, and that signature; both empty where there is none.
+
+    A line counts as signed only in the very form that it was written in.
+    """
+    move = plain.from_json(line)
+    if not isinstance(move.get(SIGNATURE), str) or _written(move) != line:
+        return "", ""
+    signature = move.pop(SIGNATURE)
+    return _written(move), signature
 
 
 def head(text: str) -> str | None:
     """Hash of a history's last line; None where there is none."""
-    lines = _lines(text)
-    return _digest(lines[-1]) if lines else None
+    written = lines(text)
+    return digest(written[-1]) if written else None
 
 
-def holds(text: str, digest: str | None) -> bool:
+def holds(text: str, sha256: str | None) -> bool:
     """Whether one of a history's lines has this hash, or none is asked for."""
-    return digest is None or digest in (_digest(line) for line in _lines(text))
+    return sha256 is None or sha256 in {digest(line) for line in lines(text)}
 
 
-def _written(move: dict[str, Any]) -> str:
-    return json.dumps(move, ensure_ascii=False)
-
-
-def _lines(text: str) -> list[str]:
+def lines(text: str) -> list[str]:
     """The lines of a history; a reason may hold any other character that some take for a line's end."""
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _digest(line: str) -> str:
+def digest(line: str) -> str:
+    """SHA-256 of a line, by which the next one and bundles name it."""
     return hashlib.sha256(line.encode()).hexdigest()
+
+
+def _checked(move: Any) -> dict[str, Any]:
+    """A line's content, with every field of the kind that the rest of the code takes it for."""
+    if not isinstance(move, dict) or not BUNDLE_ID.fullmatch(move["champion"]):
+        raise ValueError("it names no bundle")
+    if (before := move.setdefault("before", None)) is not None and not BUNDLE_ID.fullmatch(before):
+        raise ValueError("it names no bundle before")
+    if odd := [name for name in TEXTS if not isinstance(move.get(name, ""), str | None)]:
+        raise ValueError(f"its {odd[0]} is no text")
+    return move
+
+
+def _written(move: dict[str, Any]) -> str:
+    return json.dumps(move, ensure_ascii=False)

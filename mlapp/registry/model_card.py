@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mlapp import storage
+from mlapp.errors import printable
 from mlapp.registry.reproduction import command
 from mlapp.registry.training_cost import Cost, cost
 from mlapp.result import Metric, StageResult
@@ -22,6 +24,7 @@ from mlapp.vetting.near_duplicates import CORRELATION
 from mlapp.vetting.verdict import Verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
+MARKUP = re.compile(r"[\\`*_\[\]<>|&~#$]")
 PREFERRED = {"smallest": ("smallest", "a smaller"), "most_accurate": ("most accurate", "a more accurate")}
 
 
@@ -51,6 +54,8 @@ def write(
         "points": points,
         "moment": moment,
         "seconds": seconds,
+        "plain": markdown,
+        "line": printable,
     }
     candidates = _candidates(stages)
     models = _compared(verdict, chosen, candidates)
@@ -75,11 +80,16 @@ def write(
             candidates=candidates,
             preferred=PREFERRED[_preference(stages)],
             pictures=pictures,
-            command=command(stages),
+            command=command(stages, about["name"]),
             settings={f"{stage.stage} {stage.key[:12]}": _settings(stage) for stage in stages},
             weakest=int(np.argmin([metric.value for metric in verdict.challenger.recall])),
         )
         storage.write_text(folder / file, text)
+
+
+def markdown(text: str) -> str:
+    """A text of others as Markdown that shows it as it is: no markup of its own, no HTML, no table's end, one line."""
+    return MARKUP.sub(r"\\\g<0>", printable(text))
 
 
 def share(value: float) -> str:
@@ -129,18 +139,19 @@ def draw_confusion(verdict: Verdict, path: Path) -> None:
                 fontweight="bold" if row == column else "normal",
                 color="white" if errors[row, column] > 0.6 * darkest else "black",
             )
-    axes.set_xticks(range(len(counts)), verdict.classes, rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(range(len(counts)), verdict.classes, fontsize=8)
+    names = [printable(name) for name in verdict.classes]
+    axes.set_xticks(range(len(counts)), names, rotation=45, ha="right", fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(counts)), names, fontsize=8, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true class")
     axes.set_title("Where the errors go (% of each true class)", fontsize=10)
     figure.savefig(path, format="png", dpi=110)
 
 
 def _settings(stage: StageResult) -> str:
-    """A stage's settings as JSON, without its inputs and the place of the registry: they are told by digests."""
-    return json.dumps(
-        {name: value for name, value in stage.config.items() if name not in stage.inputs and name != "registry"},
-        ensure_ascii=False,
+    """A stage's settings as JSON, without inputs (digests name them), the registry's place and the keys."""
+    left_out = {*stage.inputs, "registry", "signing"}
+    return printable(
+        json.dumps({name: value for name, value in stage.config.items() if name not in left_out}, ensure_ascii=False)
     )
 
 
@@ -154,7 +165,7 @@ def _candidates(stages: Sequence[StageResult]) -> list[dict[str, Any]]:
     """The candidates as the choice placed them, each with what it cost."""
     for stage in stages:
         if "frontier" in stage.artifacts:
-            placed: list[dict[str, Any]] = json.loads(stage.local("frontier").read_text(encoding="utf-8"))
+            placed = stage.content("frontier", list[dict[str, Any]])
             return [{**entry, "cost": cost(entry["result"], stages)} for entry in placed]
     return []
 

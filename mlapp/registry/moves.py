@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import getpass
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
-from mlapp.errors import UserError
-from mlapp.registry import signature
-from mlapp.registry.bundle import UNSIGNED, Manifest, verify
+from mlapp.errors import UserError, printable
+from mlapp.registry.bundle import Manifest, verify
+from mlapp.registry.keys import UNSIGNED
 from mlapp.registry.pointer import BUNDLE_ID, Pointer
 from mlapp.schema import Signing
 
@@ -35,13 +34,14 @@ def rollback(
     """Point at bundle ``to``, or at the champion's predecessor; returns the former champion's id and the new one's.
 
     A ``request`` that the history's last move answered is not answered twice: who was killed may ask again. A
-    `UserError` if there is no such bundle, if it was never champion, if it was altered, or if the champion changes at
-    the same moment.
+    `UserError` if there is no such bundle, if it was never champion, if it was altered, if the keys do not vouch for it
+    or for the history, or if the champion changes at the same moment.
     """
+    given = reason(by, why)
     pointer = Pointer(registry, name)
-    if pointer.read() is None:
+    if pointer.read() is None and not pointer.history_text():
         raise UserError(f"{pointer.folder} has no champion: give --name and --registry of a promoted model")
-    present, moves = pointer.settle(), pointer.history()
+    present, moves = pointer.settle(keys), pointer.history()
     if request and moves and moves[-1].get(REQUEST) == request:
         return moves[-1]["before"], moves[-1]["champion"]
     target = to or _predecessor(name, present, moves)
@@ -49,9 +49,11 @@ def rollback(
     manifest = verify(place, keys)
     if manifest.name != name or target not in {move["champion"] for move in moves}:
         raise UserError(f"{place} was never champion of {name}: give one of {_bundles(pointer)}")
+    if any(move.get("manifest", manifest.digest) != manifest.digest for move in moves if move["champion"] == target):
+        raise UserError(f"bundle {place} is not the one that was promoted: restore it from a copy")
     if target != present:
         asked = {REQUEST: request} if request else {}
-        pointer.swap(present, target, entry(by, why, manifest) | {"rollback": True, **asked}, signer(keys))
+        pointer.swap(present, target, {**given, **about(manifest), "rollback": True, **asked}, keys)
     return str(present), target
 
 
@@ -66,23 +68,29 @@ def bundle_named(pointer: Pointer, name: str) -> str:
 
 def entry(by: str | None, why: str, manifest: Manifest) -> dict[str, Any]:
     """What the history tells of a move: when, by whom (by default the user and the machine), why, to which bundle."""
+    return {**reason(by, why), **about(manifest)}
+
+
+def about(manifest: Manifest) -> dict[str, Any]:
+    """By which hashes the history knows a bundle."""
+    return {"model": manifest.model_sha256, "manifest": manifest.digest}
+
+
+def reason(by: str | None, why: str) -> dict[str, Any]:
+    """When, by whom and why, as a line of the history has it: escaped. A `UserError` if no reason is given."""
+    if not any(each.isprintable() and not each.isspace() for each in why):
+        raise UserError("the reason is empty: say why in a few words, for the history")
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "by": by or f"{getpass.getuser()} on {platform.node()}",
-        "why": why,
-        "model": manifest.model_sha256,
-        "manifest": manifest.digest,
+        "by": printable(by or f"{getpass.getuser()} on {platform.node()}"),
+        "why": printable(why),
     }
-
-
-def signer(keys: Signing) -> Callable[[str], str] | None:
-    """What signs the history's lines, where there is a key."""
-    return partial(signature.sign_text, key=keys.private_key) if keys.private_key else None
 
 
 def _predecessor(name: str, champion: str | None, moves: Sequence[dict[str, Any]]) -> str:
     """Whom the champion replaced when it first was one; not asked of its own bundle, which may be damaged."""
-    before = next((move["before"] for move in moves if move["champion"] == champion), None)
+    own = (move["before"] for move in moves if move["champion"] == champion)
+    before = next((former for former in own if former != champion), None)
     if before is None:
         raise UserError(f"{name}: the champion {champion} has no predecessor: give a bundle's id")
     return str(before)

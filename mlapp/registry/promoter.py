@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from upath import UPath
 
 from mlapp.dataset import Dataset
@@ -16,23 +16,27 @@ from mlapp.registry import history, model_card, moves
 from mlapp.registry.bundle import MANIFEST, Draft, Manifest, describe, install, verify, write_json
 from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Outcome, ResultUri, ResultUris, StageResult
-from mlapp.schema import Promotion, Signing
+from mlapp.schema import NAME, Promotion, Signing
 from mlapp.stage import stage
-from mlapp.vetting.intact import intact
+from mlapp.vetting.frontier import Placed
 from mlapp.vetting.verdict import Verdict
 
 APPROVED, CARD = "approved", "MODEL_CARD.md"
+ALREADY = "already the champion"
 MODELS = {"int8": "model.int8.tflite", "float32": "model.float32.tflite", "keras": "model.keras"}
 
 
 class PromoterConfig(Promotion):
     """The `promotion` settings, and what to promote."""
 
+    name: str = Field("my_fashion_mnist", pattern=NAME, description="name of the model in the registry")
     verdict: ResultUri = Field(description="result of verdict")
     challenger: ResultUri = Field(description="result of selector")
     data: ResultUri = Field(description="result of image_etl")
     results: ResultUris = Field((), description="results of all earlier stages, for the bundle's provenance")
-    registry: str = Field("production_models", description="folder or gs:// prefix of promoted bundles")
+    registry: str = Field(
+        "production_models", description="folder or gs:// prefix of promoted bundles; default: storage.registry"
+    )
     by: str | None = Field(None, description="who or what promotes, for the history; unset: the user and the machine")
     answer: str = Field("", description="what a person said who was asked; empty: nobody was")
     signing: Signing = Signing()
@@ -42,7 +46,7 @@ class PromoterConfig(Promotion):
 @stage("promote", area="models", section="promotion", cached=False)
 def run(config: PromoterConfig, workdir: Path) -> Outcome:
     """Move the champion if the verdict says so; otherwise the registry stays as it is."""
-    vetted, challenger = intact(config.verdict), intact(config.challenger)
+    vetted, challenger = StageResult.load_verified(config.verdict), StageResult.load_verified(config.challenger)
     verdict = read_verdict(vetted)
     model = challenger.artifacts["model"].sha256
     if verdict.challenger.sha256 != model or verdict.data != StageResult.load(config.data).digest():
@@ -52,28 +56,52 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
     pointer = Pointer(config.registry, config.name)
     if verdict.decision != "promote":
         return _unchanged(pointer, verdict.decision)
-    if (config.approval or config.answer) and not config.answer.startswith(APPROVED):
-        return _unchanged(pointer, f"hold ({config.answer or 'nobody was asked, and promotion.approval is on'})")
-    present = pointer.settle()
+    present = pointer.settle(config.signing)
     champion = manifest_of(config.registry, config.name, present)
     if champion and Manifest.load(champion).model_sha256 == model:
-        return _outcome(champion.parent, "already the champion")
+        return _outcome(champion.parent, ALREADY)
+    earlier = [move["champion"] for move in pointer.history() if move.get("model") == model]
+    if earlier and not config.again:
+        return Outcome(headline=rolled_back(earlier[-1]))
+    if (config.approval or config.answer) and not config.answer.startswith(APPROVED):
+        return _unchanged(pointer, f"hold ({config.answer or 'nobody was asked, and promotion.approval is on'})")
+    refuse_stale(verdict, present)
+    place = pointer.folder / earlier[-1] if earlier else _filed(config, pointer, verdict, vetted, challenger)
+    why = "; ".join(filter(None, (vetted.headline, config.answer)))
+    manifest = verify(place, config.signing)
+    entry = moves.entry(config.by, why, manifest) | {"verdict": vetted.key}
+    pointer.swap(present, manifest.id, entry, config.signing)
+    return _outcome(place, f"promoted {config.name}/{place.name}")
+
+
+def unneeded(verdict: Verdict, registry: str, name: str) -> str | None:
+    """Why no person need be asked about a verdict to promote: what comes of it is settled; None where it is open.
+
+    A `UserError` if it is of another champion than the present one, and so nothing that a person should decide on.
+    """
+    pointer = Pointer(registry, name)
+    present, model = pointer.read(), verdict.challenger.sha256
+    champion = manifest_of(registry, name, present)
+    if champion and Manifest.load(champion).model_sha256 == model:
+        return ALREADY
+    if earlier := [move["champion"] for move in pointer.history() if move.get("model") == model]:
+        return rolled_back(earlier[-1])
+    refuse_stale(verdict, present)
+    return None
+
+
+def rolled_back(bundle: str) -> str:
+    """What becomes of a model that was champion once and is no longer."""
+    return f"hold: {bundle} was promoted before and rolled back; --again true promotes it again"
+
+
+def refuse_stale(verdict: Verdict, present: str | None) -> None:
+    """A `UserError` if the champion is no longer the one that the verdict is about."""
     if present != verdict.champion_before:
         raise UserError(
             f"the champion changed since the vetting (from {verdict.champion_before} to {present}): "
             "run the DAG again, so that the challenger is vetted against the present one"
         )
-    earlier = [move["champion"] for move in pointer.history() if move.get("model") == model]
-    if earlier and not config.again:
-        return Outcome(
-            headline=f"hold: {earlier[-1]} was promoted before and rolled back; --again true promotes it again"
-        )
-    place = pointer.folder / earlier[-1] if earlier else _filed(config, pointer, verdict, vetted, challenger)
-    why = "; ".join(filter(None, (vetted.headline, config.answer)))
-    manifest = verify(place, config.signing)
-    entry = moves.entry(config.by, why, manifest) | {"verdict": vetted.key}
-    pointer.swap(present, manifest.id, entry, moves.signer(config.signing))
-    return _outcome(place, f"promoted {config.name}/{place.name}")
 
 
 def _filed(
@@ -89,10 +117,7 @@ def _filed(
 
 def read_verdict(vetted: StageResult) -> Verdict:
     """The verdict behind a vet stage's result; a `UserError` if it is of a form that this code does not know."""
-    try:
-        return Verdict.model_validate_json(vetted.local("verdict").read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise UserError(f"{vetted.artifact('verdict')} is not a verdict of this version: vet again") from error
+    return vetted.content("verdict", Verdict)
 
 
 def fill(
@@ -110,7 +135,7 @@ def fill(
     dataset = Dataset.open(config.data)
     for name, file in MODELS.items():
         shutil.copyfile(challenger.local(name), draft / file)
-    chosen = json.loads(challenger.local("challenger").read_text(encoding="utf-8"))["candidate"]
+    chosen = challenger.content("challenger", Placed).candidate.model_dump(mode="json")
     served = MODELS[chosen["artifact"]]
     shutil.copyfile(challenger.local("frontier_plot"), draft / "frontier.png")
     (draft / "labels.json").write_text(json.dumps(list(dataset.classes), indent=2) + "\n", encoding="utf-8")
@@ -137,7 +162,7 @@ def fill(
 
 def _frontier(challenger: StageResult) -> list[dict[str, Any]]:
     """The candidates as the choice placed them, each with its stage and key, wherever they lay."""
-    placed: list[dict[str, Any]] = json.loads(challenger.local("frontier").read_text(encoding="utf-8"))
+    placed = [entry.model_dump(mode="json") for entry in challenger.content("frontier", list[Placed])]
     made = {uri: StageResult.load(uri) for uri in dict.fromkeys(entry["result"] for entry in placed)}
     return [{**entry, "result": f"{made[entry['result']].stage}/{made[entry['result']].key[:8]}"} for entry in placed]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ from mlapp.policy import policy_of
 from mlapp.result import StageResult
 
 GATES = "vetting.gates"
+ACTIVE = re.compile(r"['$`!#\x7f]")  # in JSON they stand in texts only, where a code means the same
 SECTIONS = {
     "extract": "data",
     "validate": "quality",
@@ -25,16 +28,22 @@ SECTIONS = {
 }
 
 
-def command(stages: Sequence[StageResult]) -> str:
+def command(stages: Sequence[StageResult], name: str | None = None) -> str:
     """``make run PRESET=… CONF='…'``, of the preset that the stages' settings differ least from.
 
-    What a search found stands there as settings: the command repeats the training, not the search.
+    It can be pasted into a shell whatever the settings hold, class names and paths of strangers included. What a search
+    found stands there as settings: the command repeats the training, not the search. ``name`` is the model's.
     """
-    wanted = _settings(stages)
-    differing = {name: _difference(wanted, name) for name in configuration.preset_names()}
+    wanted = _settings(stages) | ({"promotion.name": name} if name else {})
+    differing = {preset: _difference(wanted, preset) for preset in configuration.preset_names()}
     preset = min(differing, key=lambda name: (len(differing[name]), name))
-    conf = f" CONF='{json.dumps(differing[preset])}'" if differing[preset] else ""
-    return f"make run PRESET={preset}{conf}"
+    conf = f" CONF={shlex.quote(_harmless(differing[preset]))}" if differing[preset] else ""
+    return f"make run PRESET={shlex.quote(preset)}{conf}"
+
+
+def _harmless(settings: Mapping[str, Any]) -> str:
+    """JSON in which everything that a shell or make takes for more than a character is written as its code."""
+    return ACTIVE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(settings))
 
 
 def _settings(stages: Sequence[StageResult]) -> dict[str, Any]:

@@ -1,119 +1,138 @@
 """Signatures of bundles, after the OpenSSF model signing specification, and of the history's lines, by the same keys.
 
-What is signed is the manifest, which has the hash of every file of its bundle. Anybody can check one without this
-project: ``model_signing verify key BUNDLE/manifest.json --signature BUNDLE/manifest.sig --public_key KEY``. Keys are
-elliptic-curve ones; nothing needs a network.
+What is signed of a bundle is its manifest, which has the hash of every file. Anybody can check that without this
+project: ``model_signing verify key BUNDLE/manifest.json --signature BUNDLE/manifest.sig --public_key KEY``. The format
+is written and read here, because that library takes private keys from files only, and two seconds to import. Nothing
+needs a network.
 """
 
 from __future__ import annotations
 
 import base64
-import importlib
-import os
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+import binascii
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
 
-from upath import UPath
+from mlapp import plain
+from mlapp.registry.keys import fingerprint
 
-from mlapp import authenticate, storage
-from mlapp.errors import UserError
-from mlapp.quiet import quiet
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+
+    from mlapp.registry.keys import Keyring
 
 SIGNATURE = "manifest.sig"
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://model_signing/signature/v1.0"
+PAYLOAD = "application/vnd.in-toto+json"
+IGNORED = [".git", ".gitattributes", ".github", ".gitignore"]  # as model_signing itself says of every model
 
 
-def sign(manifest: Path, key: str) -> Path:
-    """Sign a manifest with the private ``key``, a PEM file or the name of a secret that holds one."""
-    place = manifest.parent / SIGNATURE
-    library = _library("signing")
-    with _private(key) as path, _told(f"cannot sign with {key}"), quiet():
-        library.Config().use_elliptic_key_signer(private_key=path).sign(manifest, place)
-    return place
+def sign_manifest(manifest: bytes, key: EllipticCurvePrivateKey) -> bytes:
+    """The content of ``manifest.sig``: a signed statement of the manifest's hash."""
+    payload = json.dumps(_statement(manifest), indent=2).encode()
+    signed = key.sign(_envelope(payload), _algorithm(key.public_key()))
+    signature = {
+        "mediaType": BUNDLE,
+        "verificationMaterial": {"publicKey": {"hint": fingerprint(key.public_key())}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": base64.b64encode(payload).decode(),
+            "payloadType": PAYLOAD,
+            "signatures": [{"sig": base64.b64encode(signed).decode(), "keyid": ""}],
+        },
+    }
+    return json.dumps(signature).encode()
 
 
-def check(place: UPath, public_key: str) -> None:
-    """A `UserError` unless the bundle at ``place`` is signed by whoever holds the private half of ``public_key``."""
-    library = _library("verifying")
-    if not (place / SIGNATURE).exists():
-        raise UserError(
-            f"bundle {place} is not signed: sign it with `python -m mlapp.registry sign {place.name}`, if you trust it"
-        )
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        for name in ("manifest.json", SIGNATURE):
-            Path(folder, name).write_bytes((place / name).read_bytes())
-        key = Path(folder, "key.pem")
-        key.write_bytes(_read(storage.at(public_key)))
-        with _told(f"bundle {place} is not signed by the holder of {public_key}, or its key cannot be read"):
-            verifier = library.Config().use_elliptic_key_verifier(public_key=key)
-            verifier.verify(Path(folder, "manifest.json"), Path(folder, SIGNATURE))
+def signer_of_manifest(manifest: bytes, signature: bytes, ring: Keyring) -> str:
+    """The fingerprint of the key in ``ring`` that signed this manifest; a `ValueError` says why there is none."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        return _signer(plain.from_json(signature.decode()), manifest, ring)
+    except InvalidSignature as error:
+        raise ValueError("it does not fit the key") from error
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, binascii.Error, json.JSONDecodeError) as error:
+        raise ValueError("it is no signature") from error
 
 
-def sign_text(text: str, key: str) -> str:
-    """A signature (ECDSA of SHA-256, in base64) of a text with the private ``key``."""
-    from cryptography.hazmat.primitives import hashes, serialization
+def sign_text(text: str, key: EllipticCurvePrivateKey) -> str:
+    """A signature (ECDSA of SHA-256, in base64) of a text."""
+    from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    with _private(key) as path, _told(f"cannot sign with {key}"):
-        private: Any = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        return base64.b64encode(private.sign(text.encode(), ec.ECDSA(hashes.SHA256()))).decode()
+    return base64.b64encode(key.sign(text.encode(), ec.ECDSA(hashes.SHA256()))).decode()
 
 
-def check_text(text: str, signature: str, public_key: str, what: str) -> None:
-    """A `UserError` about ``what`` unless the text was signed by whoever holds the private half of ``public_key``."""
-    from cryptography.hazmat.primitives import hashes, serialization
+def signer_of_text(text: str, signature: str, ring: Keyring) -> str | None:
+    """The fingerprint of the key in ``ring`` that signed this text, if one did."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    with _told(f"{what} is not signed by the holder of {public_key}, or its key cannot be read"):
-        public: Any = serialization.load_pem_public_key(_read(storage.at(public_key)))
-        public.verify(base64.b64decode(signature, validate=True), text.encode(), ec.ECDSA(hashes.SHA256()))
-
-
-def _library(module: str) -> Any:
-    """A module of model-signing, whose import takes two seconds."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # that Google's libraries will leave Python 3.11
+    for name, key in ring.items():
         try:
-            return importlib.import_module(f"model_signing.{module}")
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"signatures need the package model-signing, and {error.name} is missing: install it here, or let the "
-                "stage run in the training image, which has it"
-            ) from error
+            key.verify(base64.b64decode(signature, validate=True), text.encode(), ec.ECDSA(hashes.SHA256()))
+        except (InvalidSignature, ValueError):
+            continue
+        return name
+    return None
 
 
-def _read(path: UPath) -> bytes:
-    try:
-        return bytes(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"there is no key {path}: mend the signing settings") from error
+def _signer(given: dict[str, Any], manifest: bytes, ring: Keyring) -> str:
+    hint, envelope = given["verificationMaterial"]["publicKey"]["hint"], given["dsseEnvelope"]
+    payload = base64.b64decode(envelope["payload"], validate=True)
+    [one] = envelope["signatures"]
+    signed = base64.b64decode(one["sig"], validate=True)
+    if envelope["payloadType"] != PAYLOAD or given["mediaType"] != BUNDLE:
+        raise ValueError("it is of another type")
+    if hint not in ring:
+        raise ValueError("it was made with another key")
+    ring[hint].verify(signed, _envelope(payload), _algorithm(ring[hint]))
+    if not _is_of(plain.from_json(payload.decode()), manifest):
+        raise ValueError("it is of another manifest")
+    return str(hint)
 
 
-@contextmanager
-def _private(key: str) -> Iterator[Path]:
-    """The file of a private key; one out of Secret Manager stands for a moment in a file that only we can read."""
-    if not authenticate.SECRET.fullmatch(key):
-        path = Path(key)
-        if not path.is_file():
-            raise UserError(f"there is no key {key}: mend signing.private_key")
-        yield path
-        return
-    handle, name = tempfile.mkstemp(prefix="mlapp-key-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(authenticate.secret(key).get_secret_value())
-        yield Path(name)
-    finally:
-        Path(name).unlink()
+def _statement(manifest: bytes) -> dict[str, Any]:
+    digest = hashlib.sha256(manifest)
+    serialization = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": IGNORED}
+    return {
+        "_type": STATEMENT,
+        "subject": [{"name": "manifest.json", "digest": {"sha256": _root(digest.digest())}}],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "serialization": serialization,
+            "resources": [{"algorithm": "sha256", "digest": digest.hexdigest(), "name": "."}],
+        },
+    }
 
 
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """The library's errors in one line, without what a key's file holds; whatever goes wrong, nothing is trusted."""
-    try:
-        yield
-    except Exception as error:
-        raise UserError(f"{what} ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from error
+def _is_of(statement: dict[str, Any], manifest: bytes) -> bool:
+    """Whether a statement says what we would of this manifest, whatever files its maker ignored."""
+    ours = _statement(manifest)
+    kept = ("_type", "predicateType")
+    return (
+        all(statement[name] == ours[name] for name in kept)
+        and [subject["digest"] for subject in statement["subject"]] == [ours["subject"][0]["digest"]]
+        and statement["predicate"]["resources"] == ours["predicate"]["resources"]
+    )
+
+
+def _root(digest: bytes) -> str:
+    """The specification's hash of a model of one file: that of the file's hash."""
+    return hashlib.sha256(digest).hexdigest()
+
+
+def _envelope(payload: bytes) -> bytes:
+    """The bytes that are signed (DSSE's pre-authentication encoding)."""
+    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
+
+
+def _algorithm(key: EllipticCurvePublicKey) -> Any:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.ECDSA({256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}[key.curve.key_size])

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from mlapp import origins, run_history, storage
 from mlapp.errors import UserError
+from mlapp.reference import Reference
 from mlapp.registry.bundle import Manifest
 from mlapp.registry.vertex_metadata import LONGEST_ID, ExperimentRun
 from mlapp.result import Outcome, StageResult
@@ -112,14 +113,14 @@ def _produced(stages: Iterable[StageRecord]) -> dict[str, str]:
 
 def _contents(stages: Iterable[StageRecord], artifact: str) -> Iterator[Any]:
     for result in _results(stages, artifact):
-        yield json.loads(result.artifact(artifact).read_text(encoding="utf-8"))
+        yield result.content(artifact, dict[str, Any])
 
 
 def _results(stages: Iterable[StageRecord], artifact: str) -> Iterator[StageResult]:
     """The stages' results that have an artifact of this name; one whose files are gone by now is passed over."""
     for record in stages:
         if record.state in ("done", "reused") and record.result and storage.at(record.result).exists():
-            result = StageResult.load(record.result)
+            result = StageResult.load(str(Reference(record.result, record.result_sha256)))
             if artifact in result.artifacts and result.artifact(artifact).exists():
                 yield result
 

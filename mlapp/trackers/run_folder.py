@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,7 +59,9 @@ class RunFolder(Tracker):
 
     def _take(self, result: StageResult, state: State) -> None:
         told = result.model_dump(include={"key", "headline", "timings", "config", "environment"})
-        self._note(state, **told, metrics=result.metrics, ended=result.finished, result=result.uri)
+        self._note(
+            state, **told, metrics=result.metrics, ended=result.finished, result=result.uri, result_sha256=result.sha256
+        )
         for name, artifact in result.artifacts.items():
             source = result.artifact(name)
             if source.parent == self.folder:  # the summary is there already
@@ -68,7 +69,7 @@ class RunFolder(Tracker):
             if source.suffix in READABLE and artifact.bytes <= LARGEST_COPY and name != "model":
                 storage.copy(source, self._place / f"{name}{source.suffix}")
         if "history" in result.artifacts:
-            storage.write_text(self._place / HISTORY, history_table(json.loads(result.local("history").read_text())))
+            storage.write_text(self._place / HISTORY, history_table(result.content("history", list[dict[str, float]])))
 
     def _note(self, state: State, **told: Any) -> None:
         self._record = self._record.model_copy(update={"state": state, **told})

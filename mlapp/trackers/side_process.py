@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlapp.child_environment import for_tracker
 from mlapp.death_signal import tied
 
 log = logging.getLogger("mlapp")
@@ -28,6 +29,7 @@ class SideProcess:
         self._command = [sys.executable, "-m", module, *arguments]
         self._log = log
         self._name = module.rpartition(".")[2]
+        self._environ, self._files = for_tracker()  # as it is now: a search changes the stage's own for a while
         self._after_s = after_s
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
@@ -78,6 +80,8 @@ class SideProcess:
     def _start(self, errors: int, nice: int) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*tied(signal.SIGKILL, nice=nice), *self._command],
+            env=self._environ,
+            pass_fds=self._files,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,

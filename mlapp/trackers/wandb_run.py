@@ -130,7 +130,7 @@ class WandbRun:
 
 
 def _local(artifact: Mapping[str, Any]) -> Path:
-    return storage.fetch(storage.at(artifact["uri"]))
+    return storage.fetch(storage.at(artifact["uri"]), artifact.get("sha256"))
 
 
 def _is_model(artifact: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlapp import authenticate
-from mlapp.errors import UserError
+from mlapp.errors import OneLineError
 
 ANSWER_WITHIN_S = 5
 KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
@@ -108,7 +108,7 @@ class Session:
     def _fetch(self, secret: str) -> bool:
         try:
             os.environ[KEYS[0]] = authenticate.secret(secret).get_secret_value()
-        except UserError as error:
+        except OneLineError as error:
             self._say(f"W&B has no key: {error}; {self._kept()}")
             return False
         return True

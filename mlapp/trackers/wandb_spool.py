@@ -125,7 +125,13 @@ def last_event(spool: Path) -> str | None:
 def _described(name: str, artifact: Artifact, result: StageResult) -> dict[str, Any]:
     """An artifact with its address; ``own`` unless it is another stage's, handed on."""
     own = not artifact.uri.startswith("/") and "://" not in artifact.uri
-    return {"name": name, "uri": str(result.artifact(name)), "bytes": artifact.bytes, "own": own}
+    return {
+        "name": name,
+        "uri": str(result.artifact(name)),
+        "bytes": artifact.bytes,
+        "sha256": artifact.sha256,
+        "own": own,
+    }
 
 
 def _now() -> str:

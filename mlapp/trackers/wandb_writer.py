@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mlapp import storage
+from mlapp.child_environment import take_secrets
 from mlapp.trackers.wandb_run import WandbRun
 from mlapp.trackers.wandb_session import Session
 from mlapp.trackers.wandb_spool import SPOOL, last_event
@@ -172,6 +173,7 @@ if __name__ == "__main__":
     # would wait for a server that does not answer, and the session is closed by now.
     with tempfile.TemporaryDirectory(prefix="mlapp-wandb-", ignore_cleanup_errors=True) as scratch:
         tempfile.tempdir = os.environ["TMPDIR"] = scratch
+        take_secrets()
         main()
     sys.stdout.flush()
     os._exit(0)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
-import shutil
 import signal
 import socket
 import tempfile
@@ -20,11 +18,15 @@ from typing import Any
 import mlapp
 from mlapp.errors import Terminated, UserError, termination_deferred
 from mlapp.schema import Tuning
+from mlapp.tune.closed import NO_METRICS, closed, environment
 from mlapp.tune.plan import MB, Node, Plan, plan, share
+from mlapp.tune.processes import born_since, children, kill, overdue
+from mlapp.tune.session import RAYS_OWN, last_words, session
 
 log = logging.getLogger("mlapp")
 ROOT = Path(mlapp.__file__).parents[1]
 ANSWER_S = 5.0
+START_S = 60.0  # Ray's start takes three seconds, or half a minute on a busy machine
 OBJECT_STORE = 80 * MB  # the least that Ray takes; results are a few numbers
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -50,59 +52,79 @@ class Cluster:
 def connected(config: Tuning, workdir: Path) -> Iterator[Cluster]:
     """Ray, started or joined, for the time of the block; then it is left, or ended with all its processes."""
     address = os.environ.get("RAY_ADDRESS") or "local"
-    with _environment(), _local(config, workdir) if address == "local" else _joined(config, address) as cluster:
+    with _local(config, workdir) if address == "local" else _joined(config, address) as cluster:
         yield cluster
 
 
 @contextmanager
 def _local(config: Tuning, workdir: Path) -> Iterator[Cluster]:
-    import joblib
-    import psutil
-    import ray
-    from ray._private.utils import estimate_available_memory  # knows of a container's limits, which psutil does not
+    with session(workdir) as folder, closed(folder, _for_workers()):
+        import joblib
+        import ray
+        from ray._private.utils import estimate_available_memory  # knows of a container's limits, unlike psutil
 
-    planned = plan(config, [Node(joblib.cpu_count(), estimate_available_memory())], own=True)
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
-    with _sessions(workdir) as folder:
+        planned = plan(config, [Node(joblib.cpu_count(), estimate_available_memory())], own=True)
+        before = children()
         try:
-            _init(
-                address="local",
-                num_cpus=planned.concurrency * planned.cpus,
-                _memory=planned.concurrency * planned.memory,
-                object_store_memory=OBJECT_STORE,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(folder),
-            )
-            gpus = ray.cluster_resources().get("GPU", 0.0)
+            with _started_in_time(before, folder):
+                _init(
+                    address="local",
+                    num_cpus=planned.concurrency * planned.cpus,
+                    _memory=planned.concurrency * planned.memory,
+                    object_store_memory=OBJECT_STORE,
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(folder / RAYS_OWN),
+                    _system_config=NO_METRICS,
+                )
+                gpus = ray.cluster_resources().get("GPU", 0.0)
             yield Cluster(replace(planned, gpus=share(gpus, planned.concurrency)), own=True, folder=folder)
         finally:
             with termination_deferred():
-                born = _born_since(before)
+                born = born_since(before)
                 ray.shutdown()
-                _kill(born)
+                kill(born)
+
+
+@contextmanager
+def _started_in_time(before: set[int], folder: Path) -> Iterator[None]:
+    """A `UserError` with the last words of Ray's own log where Ray does not come up."""
+    with overdue(before, START_S, lambda: last_words(folder)) as too_late:
+        try:
+            yield
+        except Exception as error:
+            why = f"did not start within {START_S:g} s" if too_late.is_set() else "could not be started"
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(
+                f"Ray {why} ({first}; {last_words(folder)}): see that memory, disk and processes are free on this "
+                "machine and try again, or join a cluster with RAY_ADDRESS"
+            ) from error
 
 
 @contextmanager
 def _joined(config: Tuning, address: str) -> Iterator[Cluster]:
-    import ray
-
     _require_answer(address)
-    try:
-        _init(address=address, runtime_env={"py_modules": [str(Path(mlapp.__file__).parent)], "env_vars": QUIET})
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot join the Ray cluster at RAY_ADDRESS={address} ({reason}): mend or unset it") from error
-    try:
-        nodes = [
-            Node(has.get("CPU", 0), has.get("memory", 0), has.get("GPU", 0))
-            for has in (node["Resources"] for node in ray.nodes() if node["Alive"])
-        ]
-        log.info("joined the Ray cluster at %s: %d machines", address, len(nodes))
-        with tempfile.TemporaryDirectory(prefix="mlapp-tune-") as folder:
-            yield Cluster(plan(config, nodes, own=False), own=False, folder=Path(folder))
-    finally:
-        ray.shutdown()
+    with environment(_for_workers()):
+        import ray
+
+        try:
+            _init(address=address, runtime_env={"py_modules": [str(Path(mlapp.__file__).parent)], "env_vars": QUIET})
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"cannot join the Ray cluster at RAY_ADDRESS={address} ({reason}): correct or unset it; where it wants "
+                "a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, a file that holds it"
+            ) from error
+        try:
+            nodes = [
+                Node(has.get("CPU", 0), has.get("memory", 0), has.get("GPU", 0))
+                for has in (node["Resources"] for node in ray.nodes() if node["Alive"])
+            ]
+            log.info("joined the Ray cluster at %s: %d machines", address, len(nodes))
+            with tempfile.TemporaryDirectory(prefix="mlapp-tune-") as folder:
+                yield Cluster(plan(config, nodes, own=False), own=False, folder=Path(folder))
+        finally:
+            ray.shutdown()
 
 
 @contextmanager
@@ -181,6 +203,8 @@ def _require_answer(address: str) -> None:
             grpc.channel_ready_future(channel).result(timeout=ANSWER_S)
             channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=ANSWER_S)  # which Ray has, a proxy not
     except (OSError, OverflowError, grpc.FutureTimeoutError, grpc.RpcError) as error:
+        if isinstance(error, grpc.RpcError) and error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            return  # the answer of a Ray that wants a token, which Ray itself will show
         reason = getattr(error, "strerror", None) or "no answer of a Ray"
         raise UserError(
             f"no Ray cluster answers at RAY_ADDRESS={address} ({reason}): start it, mend the address, or unset it for "
@@ -188,76 +212,7 @@ def _require_answer(address: str) -> None:
         ) from error
 
 
-@contextmanager
-def _sessions(workdir: Path) -> Iterator[Path]:
-    """A folder for Ray's sockets and logs, of which nothing stays, not even of a run in ``workdir`` that was killed.
-
-    The names of sockets may have 107 letters in all, so it lies in a short place.
-    """
-    base = tempfile.gettempdir()
-    base = base if len(base) < 20 else "/tmp"  # noqa: S108
-    prefix = f"mlapp-ray-{hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:8]}-"
-
-    def clear() -> None:
-        for left in Path(base).glob(f"{prefix}*"):
-            shutil.rmtree(left, ignore_errors=True)
-
-    clear()
-    try:
-        yield Path(tempfile.mkdtemp(prefix=prefix, dir=base))
-    finally:
-        clear()  # also of what a dying process of the killed run's Ray has written since
-
-
-def _born_since(before: set[int]) -> list[Any]:
-    """Ray's processes: those that came since, and theirs; found while they still have their parents.
-
-    A tracker's side process may come at any time too, and lives on.
-    """
-    import psutil
-
-    born = [process for process in psutil.Process().children() if process.pid not in before and not _tracks(process)]
-    return [*born, *(child for process in born for child in _children(process))]
-
-
-def _tracks(process: Any) -> bool:
-    import psutil
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return any(argument.startswith("mlapp.trackers") for argument in process.cmdline())
-    return False
-
-
-def _children(process: Any) -> list[Any]:
-    import psutil
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return list(process.children(recursive=True))
-    return []
-
-
-def _kill(born: list[Any]) -> None:
-    """End what Ray's own shutdown left to end by itself: agents notice only after some seconds."""
-    import psutil
-
-    for process in born:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(born, timeout=ANSWER_S)
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
+def _for_workers() -> dict[str, str]:
     """Quiet, and with this project on the path of every worker."""
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    changed = {**QUIET, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return {**QUIET, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}

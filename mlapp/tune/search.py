@@ -47,7 +47,7 @@ def search(what: Search, trials: Trials) -> None:
     """Make the trials that are still to be made; ``trials`` holds them all afterwards.
 
     Trials that are over are told to the sampler, not made again; interrupted ones go first. If all failed, the first
-    one's error is raised: a `UserError` as it is, anything else as a RuntimeError.
+    one's reason is raised as a `UserError`.
     """
     if left := what.total - len(trials.over):
         _make(what, trials, left)
@@ -71,7 +71,7 @@ def _make(what: Search, trials: Trials, left: int) -> None:
     with warnings.catch_warnings(), connected(what.config, trials.folder) as cluster, stops() as check:
         warnings.simplefilter("ignore")
         log.info("Ray is up: trials at once %d, processors of each %d", cluster.plan.concurrency, cluster.plan.cpus)
-        watch = Watch(trials, what.total, what.epochs, check)
+        watch = Watch(trials, what.total, what.epochs, check, cluster.folder if cluster.own else None)
         _tuner(what, trials, left, cluster, watch).fit()
 
 
@@ -138,4 +138,8 @@ def _tell_failure(over: list[Trial]) -> None:
     first = over[0]
     if first.blame == "user":
         raise UserError(first.reason)
-    raise RuntimeError(f"all {len(over)} trials failed, the first with {first.reason}")
+    raise UserError(
+        f"all {len(over)} trials failed, the first with {first.reason}: the search found nothing; search other values "
+        "(tuning.space), give a trial more memory (tuning.memory_per_trial_mb), or train once without a search, which "
+        "shows the whole error"
+    )

@@ -13,6 +13,7 @@ from mlapp.search_space import Choice, Dimension, Real, SearchSpace
 from mlapp.section import Section
 
 Point = dict[str, Any]
+NOT_SEARCHED = {"epochs", "rounds", "seed", "widths", "max_bytes"}
 
 
 def checked(space: SearchSpace, base: Section, searchable: set[str], trainer: str) -> SearchSpace:
@@ -28,6 +29,11 @@ def checked(space: SearchSpace, base: Section, searchable: set[str], trainer: st
             given = {"tuning.space": {name: value}}
             configuration.validate(type(base), {**base.model_dump(), name: value}, given)
     return space
+
+
+def searchable(section: type[Section]) -> set[str]:
+    """The fields of a trainer's settings that may be searched: not how long it trains, nor what the run decides."""
+    return set(section.model_fields) - NOT_SEARCHED
 
 
 def distributions(space: SearchSpace) -> dict[str, Any]:

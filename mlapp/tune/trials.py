@@ -35,7 +35,7 @@ class Trial(Record):
     @property
     def accuracy(self) -> float:
         """The best epoch's accuracy: the trainers keep that epoch. -inf if there is none."""
-        return max(self.accuracies.values(), default=-math.inf)
+        return max(filter(math.isfinite, self.accuracies.values()), default=-math.inf)
 
     @property
     def over(self) -> bool:
@@ -45,7 +45,7 @@ class Trial(Record):
     @property
     def usable(self) -> bool:
         """Whether its accuracy can be compared."""
-        return self.state in ("finished", "stopped") and bool(self.accuracies)
+        return self.state in ("finished", "stopped") and math.isfinite(self.accuracy)
 
 
 class Trials:

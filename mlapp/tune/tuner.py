@@ -22,8 +22,9 @@ from mlapp.schema import Baseline, Config, Distillation, Trainer, Training, Tuni
 from mlapp.section import Section
 from mlapp.stage import stage
 from mlapp.tune import report
+from mlapp.tune.learning import require_learning
 from mlapp.tune.search import Search, search
-from mlapp.tune.space import checked, nearest
+from mlapp.tune.space import checked, nearest, searchable
 from mlapp.tune.trials import Trials
 
 TRAINERS: dict[str, str] = {
@@ -69,12 +70,14 @@ def run(config: TunerConfig, workdir: Path) -> Outcome:
     settings = _settings(trainer, config)
     section: Any = Config.model_fields[trainer.run.section].annotation
     length = next(name for name in LENGTHS if name in section.model_fields)
-    searchable = set(section.model_fields) - {length, "seed", "widths", "max_bytes"}
-    space = checked(config.space or trainer.SEARCH_SPACE, settings, searchable, config.trainer)
+    space = checked(config.space or trainer.SEARCH_SPACE, settings, searchable(section), config.trainer)
     trials = Trials(workdir, config)
     first = nearest(space, settings)
     search(Search(config, TRAINERS[config.trainer], settings, space, first, getattr(settings, length)), trials)
-    outcome = report.outcome(config.trainer, trials, space, len(Dataset.open(config.data).split("validation")), workdir)
+    dataset = Dataset.open(config.data)
+    validation = dataset.split("validation")
+    require_learning(config.trainer, list(trials), validation.labels, len(dataset.classes))
+    outcome = report.outcome(config.trainer, trials, space, len(validation), workdir)
     trials.forget()
     return outcome
 
@@ -82,10 +85,10 @@ def run(config: TunerConfig, workdir: Path) -> Outcome:
 def _settings(trainer: Any, config: TunerConfig) -> Section:
     """The trainer's own config, as it is before anything is tuned."""
     section = getattr(config, trainer.run.section)
-    given = section.model_dump() | {"data": str(storage.at(config.data))}
+    given = section.model_dump() | {"data": storage.absolute(config.data)}
     fields = trainer.run.config.model_fields
     if "teacher" in fields:
-        given["teacher"] = str(storage.at(str(config.teacher)))
+        given["teacher"] = storage.absolute(str(config.teacher))
     if "width" in fields and "widths" in given:
         given["width"] = max(given["widths"])
     if config.epochs and "epochs" in given:

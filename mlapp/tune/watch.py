@@ -5,30 +5,37 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
 from mlapp import tracking
+from mlapp.errors import UserError
+from mlapp.tune.session import last_words
 from mlapp.tune.space import told
 from mlapp.tune.trials import Trial, Trials
 
 log = logging.getLogger("mlapp")
 WRITTEN_S = 0.2  # between two writings of one trial: trees may tell of a round every few milliseconds
 SPOKEN_S = 10.0  # between two lines of one trial
+WORKERS_S = 60.0  # until the first trial of a local Ray starts, which takes some seconds
 WAITING_S = 30.0  # between two lines that nothing happens
 
 
 class Watch(Callback):  # type: ignore[misc]
     """Ray Tune's view of the trials, translated into our own records."""
 
-    def __init__(self, trials: Trials, total: int, epochs: int, check: Callable[[], None]) -> None:
-        self.trials, self.total, self.epochs, self.check = trials, total, epochs, check
+    def __init__(
+        self, trials: Trials, total: int, epochs: int, check: Callable[[], None], logs: Path | None = None
+    ) -> None:
+        """``logs`` is the folder of a local Ray, whose workers must come up soon; a cluster's may be waited for."""
+        self.trials, self.total, self.epochs, self.check, self.logs = trials, total, epochs, check, logs
         self._numbers: dict[str, Trial] = {}
         self._earlier: dict[int, Trial] = {}
         self._spoken: dict[int, float] = {}
         self._written: dict[int, float] = {}
-        self._heard = time.monotonic()
+        self._heard = self._began = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker takes the trial up."""
@@ -100,8 +107,13 @@ class Watch(Callback):  # type: ignore[misc]
         self.check()
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Say that it goes on, when nothing else does."""
+        """Say that it goes on, when nothing else does; give up on workers that never come."""
         now = time.monotonic()
+        if self.logs and not self._spoken and now - self._began > WORKERS_S:
+            raise UserError(
+                f"no worker of Ray came up within {WORKERS_S:g} s ({last_words(self.logs)}): see that memory, disk and "
+                "processes are free on this machine and try again, or join a cluster with RAY_ADDRESS"
+            )
         if now - self._heard > WAITING_S:
             self._heard = now
             waiting = all(trial.status == "PENDING" for trial in trials if trial.status in ("PENDING", "RUNNING"))

@@ -132,6 +132,7 @@ def measures(
     """Every measure that a policy can bound, as far as there is a champion and a baseline."""
     ours = found["challenger"]
     recalls = [metric.value for metric in ours.recall]
+    of_class = [sum(row) for row in ours.confusion]  # a row for each true class
     assert ours.calibration_error
     assert ours.corrupted_accuracy
     measured: dict[Measure, Measured] = {
@@ -141,6 +142,8 @@ def measures(
         "corrupted_accuracy": Measured(ours.corrupted_accuracy.value, _weakest(ours)),
         "bytes": Measured(ours.bytes),
         "latency_us": Measured(ours.latency_us.value),
+        "test_images": Measured(ours.accuracy.n or 0),
+        "test_images_per_class": Measured(min(of_class), classes[int(np.argmin(of_class))]),
     }
     if ours.accuracy_apart:
         measured["accuracy_apart"] = Measured(ours.accuracy_apart.value)

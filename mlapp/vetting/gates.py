@@ -22,6 +22,8 @@ TITLES: dict[Measure, str] = {
     "corrupted_accuracy": "accuracy on corrupted images",
     "bytes": "file size (bytes)",
     "latency_us": "latency (µs, one thread)",
+    "test_images": "test images",
+    "test_images_per_class": "fewest test images of a class",
     "champion_worse_p": "not significantly worse than the champion",
     "champion_better_p": "significantly better than the champion",
     "champion_gain_apart": "gain over the champion without near-duplicates",

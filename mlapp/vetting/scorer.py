@@ -17,9 +17,11 @@ from mlapp.errors import UserError
 from mlapp.quiet import quiet
 from mlapp.result import Metric
 from mlapp.statistics import median_interval
+from mlapp.vetting import litert_check
 
 BATCH = 250
 WARM_UP = 20
+MOST_CLASSES = 256
 
 
 def score(model: Path, images: npt.NDArray[np.uint8], threads: int = 1) -> npt.NDArray[np.float32]:
@@ -37,14 +39,17 @@ def score(model: Path, images: npt.NDArray[np.uint8], threads: int = 1) -> npt.N
         )
     batch = BATCH if entry["shape_signature"][0] == -1 else 1
     scores = np.empty((len(images), leave["shape"][-1]), np.float32)
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
-        if len(chunk) != interpreter.get_input_details()[0]["shape"][0]:
-            interpreter.resize_tensor_input(entry["index"], chunk.shape)
-            interpreter.allocate_tensors()
-        interpreter.set_tensor(entry["index"], np.ascontiguousarray(chunk, entry["dtype"]))
-        interpreter.invoke()
-        scores[start : start + batch] = _dequantised(interpreter.get_tensor(leave["index"]), leave)
+    try:
+        for start in range(0, len(images), batch):
+            chunk = images[start : start + batch]
+            if len(chunk) != interpreter.get_input_details()[0]["shape"][0]:
+                interpreter.resize_tensor_input(entry["index"], chunk.shape)
+                interpreter.allocate_tensors()
+            interpreter.set_tensor(entry["index"], np.ascontiguousarray(chunk, entry["dtype"]))
+            interpreter.invoke()
+            scores[start : start + batch] = _dequantised(interpreter.get_tensor(leave["index"]), leave)
+    except (ValueError, RuntimeError) as error:
+        raise _cannot_run(model, error) from error
     return scores
 
 
@@ -74,19 +79,27 @@ def median_us(infer: Callable[[], object], runs: int) -> Metric:
 def _open(model: Path, threads: int) -> Any:
     from ai_edge_litert.interpreter import Interpreter
 
+    if wrong := litert_check.trouble(model):
+        raise _cannot_run(model, wrong)
     try:
         with quiet():
             interpreter = Interpreter(model_path=str(model), num_threads=threads)
             interpreter.allocate_tensors()
+        entries, leaves = interpreter.get_input_details(), interpreter.get_output_details()
     except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{model} is not a LiteRT model that can be run ({reason}): export it again") from error
-    entries, leaves = interpreter.get_input_details(), interpreter.get_output_details()
+        raise _cannot_run(model, error) from error
     if len(entries) != 1 or len(leaves) != 1 or entries[0]["dtype"] not in (np.uint8, np.float32):
         raise UserError(f"{model} must take one batch of uint8 or float32 images and give one batch of class scores")
+    if len(leaves[0]["shape"]) != 2 or not 1 <= leaves[0]["shape"][-1] <= MOST_CLASSES:
+        raise UserError(f"{model} must give 1 to {MOST_CLASSES} scores for each image, as uint8 labels can name")
     if entries[0]["dtype"] == np.uint8 and entries[0]["quantization"] != (1.0, 0):
         raise UserError(f"{model} does not take pixels 0..255 as they are, but scaled: export it again")
     return interpreter
+
+
+def _cannot_run(model: Path, reason: Exception | str) -> UserError:
+    why = " ".join(str(reason).split())[:300]
+    return UserError(f"{model} is not a LiteRT model that can be run ({why}): export it again")
 
 
 def _dequantised(values: npt.NDArray[Any], details: dict[str, Any]) -> npt.NDArray[np.float32]:

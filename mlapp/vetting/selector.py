@@ -9,12 +9,11 @@ from pydantic import Field
 
 from mlapp import storage
 from mlapp.candidate import read_candidates
-from mlapp.result import Metric, Outcome, ResultUris
+from mlapp.result import Metric, Outcome, ResultUris, StageResult
 from mlapp.schema import Selection
 from mlapp.stage import stage
 from mlapp.vetting.frontier import Placed, accuracy_floor, choose, place, teacher_of
 from mlapp.vetting.frontier_plot import draw
-from mlapp.vetting.intact import intact
 
 
 class SelectorConfig(Selection):
@@ -28,7 +27,7 @@ class SelectorConfig(Selection):
 @stage("choose", area="models", section="selection")
 def run(config: SelectorConfig, workdir: Path) -> Outcome:
     """Lay all candidates on the frontier and pick one; the test set is not opened here."""
-    results = {uri: intact(uri) for uri in config.results}
+    results = {uri: StageResult.load_verified(uri) for uri in config.results}
     candidates = [(candidate, uri) for uri, result in results.items() for candidate in read_candidates(result)]
     teacher, teacher_uri = teacher_of(candidates)
     placed = place(candidates, config)
@@ -39,14 +38,14 @@ def run(config: SelectorConfig, workdir: Path) -> Outcome:
     plot = workdir / "frontier.png"
     draw(placed, chosen, teacher, accuracy_floor(candidates, config), plot)
     source = results[chosen.result]
-    models = {name: str(source.artifact(name)) for name in ("int8", "float32", "keras")}
+    models = {name: source.handed_on(name) for name in ("int8", "float32", "keras")}
     return Outcome(
         artifacts={
             **written,
             "frontier_plot": plot,
-            "model": str(source.artifact(chosen.candidate.artifact)),
+            "model": source.handed_on(chosen.candidate.artifact),
             **models,
-            "teacher_float32": str(results[teacher_uri].artifact("float32")),
+            "teacher_float32": results[teacher_uri].handed_on("float32"),
         },
         metrics={
             "validation_accuracy": chosen.candidate.validation_accuracy,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from mlapp.dataset import Dataset, Split
 from mlapp.errors import UserError
 from mlapp.policy import Policy, policy_of
 from mlapp.registry.bundle import Manifest, verify
+from mlapp.registry.comparable import refuse_other_questions
 from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Input, Metric, Outcome, Record, ResultUri, StageResult
 from mlapp.schema import NAME, Signing
@@ -23,7 +23,6 @@ from mlapp.stage import stage
 from mlapp.text_table import percent
 from mlapp.vetting.evidence import Comparison, Model, Scored, Scores, class_inferiority, compare, measures, scored
 from mlapp.vetting.gates import Decision, Gate, decide, gates, listed
-from mlapp.vetting.intact import intact
 from mlapp.vetting.near_duplicates import near_duplicates
 
 log = logging.getLogger("mlapp")
@@ -35,8 +34,12 @@ class VetConfig(Vetting):
     challenger: ResultUri = Field(description="result of selector")
     data: ResultUri = Field(description="result of image_etl")
     baseline: ResultUri | None = Field(None, description="result of xgboost_trainer, to compare the challenger with")
-    registry: str = Field("production_models", description="folder or gs:// prefix of promoted bundles")
-    name: str = Field("fashion_mnist", pattern=NAME, description="name of the model in the registry")
+    registry: str = Field(
+        "production_models", description="folder or gs:// prefix of promoted bundles; default: storage.registry"
+    )
+    name: str = Field(
+        "my_fashion_mnist", pattern=NAME, description="name of the model in the registry; default: promotion.name"
+    )
     signing: Signing = Signing()
     champion: Annotated[str | None, Input()] = Field(
         None, description="manifest.json of the champion to compare with; default: the registry's"
@@ -88,14 +91,14 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
     policy = config.gates  # all of them: the config is a resolved one
     if config.baseline is None and (asked := [name for name in policy if name.startswith("baseline_")]):
         raise UserError(f"policy {config.policy} asks for {asked[0]}: give --baseline the result of xgboost_trainer")
-    chosen = intact(config.challenger)
-    dataset = Dataset.open(intact(config.data).uri)
+    chosen = StageResult.load_verified(config.challenger)
+    dataset = Dataset.of(StageResult.load_verified(config.data))
     test = dataset.split("test")
     champion = _champion(config.champion, config.signing, dataset)
     models = [Model("challenger", chosen.local("model")), Model("teacher", chosen.local("teacher_float32"))]
     models += [Model("champion", champion[1])] if champion else []
-    models += [Model("baseline", intact(config.baseline).local("model"))] if config.baseline else []
-    scores = {model.who: model.score(test.images) for model in models}
+    models += [Model("baseline", StageResult.load_verified(config.baseline).local("model"))] if config.baseline else []
+    scores = {model.who: _scores(model, test, dataset) for model in models}
     apart = ~near_duplicates(test, [dataset.split("train"), dataset.split("validation")])
     found = {model.who: scored(model, scores[model.who], test, apart, config) for model in models}
     ours = scores["challenger"]
@@ -133,6 +136,17 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
     )
 
 
+def _scores(model: Model, test: Split, dataset: Dataset) -> Scores:
+    """A model's class scores; a `UserError` if it knows another number of classes than the data set."""
+    scores = model.score(test.images)
+    if scores.shape[1] != len(dataset.classes):
+        raise UserError(
+            f"the {model.who} {model.path} gives {scores.shape[1]} scores, the data set has {len(dataset.classes)} "
+            "classes: vet models that were made from this data set"
+        )
+    return scores
+
+
 def _inferior(policy: Policy, ours: Scores, champion: Scores | None, test: Split) -> list[float] | None:
     margin = policy["class_inferior_p"].margin if "class_inferior_p" in policy else None
     return None if champion is None or margin is None else class_inferiority(ours, champion, test, margin)
@@ -154,12 +168,7 @@ def _champion(uri: str | None, keys: Signing, dataset: Dataset) -> tuple[str, Pa
         return None
     folder = storage.at(uri).parent
     manifest = verify(folder, keys)
-    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
-    if labels != list(dataset.classes):
-        raise UserError(
-            f"the champion {folder} tells {len(labels)} other classes than the data set's {len(dataset.classes)}: "
-            "promote this model under another promotion.name"
-        )
+    refuse_other_questions(folder, dataset.classes, dataset.shape)
     return manifest.id, storage.fetch(folder / manifest.model, manifest.model_sha256)
 
 

@@ -133,9 +133,54 @@ def test_lines_of_others_in_the_ignore_files_stay(bucket: str, files: dict[str, 
     write(bucket, "dags/.airflowignore", "their/\nmlapp/\n")
     for _ in range(2):
         sync.sync(bucket, files)
-    assert read(bucket, "dags/.airflowignore") == "their/\nmlapp/\ndeploy/\n"
-    ignored = read(bucket, "plugins/.airflowignore").splitlines()
-    assert ignored == (ROOT / "plugins" / ".airflowignore").read_text().splitlines()
+    lines = read(bucket, "dags/.airflowignore").splitlines()
+    assert lines == ["their/", "mlapp/", *sync.anchored(sync.IGNORED)]
+    assert read(bucket, "plugins/.airflowignore").splitlines() == sync.anchored(sync.not_plugins())
+
+
+def test_lines_of_an_earlier_version_are_replaced(bucket: str, files: dict[str, Path]) -> None:
+    write(bucket, "dags/.airflowignore", "their/\nmlapp/\ndeploy/\nlate/\n")
+    write(bucket, "plugins/.airflowignore", "\n".join(["theirs.py", *sync.OUTDATED[1]]) + "\n")
+    sync.sync(bucket, files)
+    assert read(bucket, "dags/.airflowignore").splitlines() == ["their/", "late/", *sync.anchored(sync.IGNORED)]
+    assert read(bucket, "plugins/.airflowignore").splitlines()[0] == "theirs.py"
+    assert "approval.py" not in read(bucket, "plugins/.airflowignore").splitlines()
+
+
+def test_every_module_in_plugins_is_a_plugin_or_ignored() -> None:
+    files = {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "plugins").glob("*.py")}
+    assert {name for name, text in files.items() if "AirflowPlugin" not in text} <= {*sync.not_plugins()}
+
+
+@pytest.mark.parametrize("syntax", ["glob", "regexp"])
+def test_only_our_own_files_are_ignored(tmp_path: Path, syntax: str) -> None:
+    """Given other teams' files of the same names in folders of theirs, and names that only begin like ours."""
+    from airflow._shared.module_loading.file_discovery import find_path_from_directory
+
+    ours = {
+        "dags": ["mlapp/a.py", "mlapp/etl/b.py", "deploy/presets/c.py"],
+        "plugins": sync.not_plugins(),
+    }
+    theirs = {
+        "dags": [
+            *("team/mlapp/a.py", "team/deploy/presets/c.py", "deploy/theirs.py", "mlapp_theirs/a.py", "mlapp.py"),
+            *("deploy/presets_theirs/c.py", "team/dags/mlapp/a.py"),
+        ],
+        "plugins": [
+            *(f"team/{name}" for name in sync.not_plugins()),
+            *("vertex_theirs.py", "my_approval.py", "approvalXpy.py", "stage_operator/plugin.py"),
+        ],
+    }
+    wanted = {"dags": sync.anchored(sync.IGNORED), "plugins": sync.anchored(sync.not_plugins())}
+    assert len(ours["plugins"]) > 10
+    for folder, names in ours.items():
+        for name in (*names, *theirs[folder]):
+            file = tmp_path / folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        (tmp_path / folder / ".airflowignore").write_text("\n".join(wanted[folder]))
+        found = find_path_from_directory(tmp_path / folder, ".airflowignore", syntax)
+        assert {str(Path(path).relative_to(tmp_path / folder)) for path in found} == {*theirs[folder]}
 
 
 def test_the_tree_has_all_of_the_project_that_composer_needs_and_dags_last() -> None:
@@ -175,6 +220,10 @@ def test_the_environments_bucket_is_the_one_that_gcloud_tells(
     described = ["composer", "environments", "describe", "team", "--location=europe-west4"]
     assert gcloud.calls == [[*described, "--format=value(config.dagGcsPrefix)", "--project=shop-1"]]
     assert done.stdout.splitlines()[-1] == f"{len(sync.tree())} changes in gs://europe-west4-mlapp-1-bucket"
+    assert (
+        "`gcloud composer environments run team --location=europe-west4 --project=shop-1 dags unpause -- vertex_reaper`"
+        in done.stdout
+    )
     there = content("gs://europe-west4-mlapp-1-bucket")
     assert there["dags/mlapp/schema.py"] == (ROOT / "mlapp" / "schema.py").read_text()
 

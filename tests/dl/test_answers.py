@@ -77,7 +77,7 @@ def test_a_teacher_of_other_data_or_without_answers_is_asked_anew(
     dataset: Dataset, written: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     other = nets.build("convnet", shape=(28, 28, 1), classes=10, width=0.125, seed=4)
-    monkeypatch.setattr(answers, "load_from", lambda uri: other)
+    monkeypatch.setattr(answers, "load_from", lambda uri, dataset: other)
     if reason == "other data":
         monkeypatch.setattr(answers, "content_digest", lambda result: "other data")
     else:

@@ -71,7 +71,7 @@ def assert_the_same_history(result: StageResult, expected: StageResult) -> None:
 
 
 def assert_the_same_network(result: StageResult, expected: StageResult) -> None:
-    ours, theirs = (keras_model.load(each.local("keras")) for each in (result, expected))
+    ours, theirs = (keras_model.load(each.local("network")) for each in (result, expected))
     assert ours.to_json() == theirs.to_json()
     for our, their in zip(ours.weights, theirs.weights, strict=True):
         tolerance = WEIGHT_TOLERANCE if our.trainable else 0.03  # moving statistics add up what all layers before do

@@ -62,16 +62,16 @@ def test_candidates_say_what_was_measured_through_litert(exported: Any, tiny: An
     assert candidates[1].bytes < candidates[0].bytes
 
 
-def test_the_keras_file_reads_back_the_same(exported: Any, tiny: Any) -> None:
+def test_the_network_file_reads_back_the_same(exported: Any, tiny: Any) -> None:
     artifacts, _ = exported
-    again = keras_model.load(artifacts["keras"])
+    again = keras_model.load(artifacts["network"])
     assert all(np.array_equal(a, b) for a, b in zip(tiny.get_weights(), again.get_weights(), strict=True))
 
 
-def test_a_damaged_keras_file_is_told_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "model.keras").write_bytes(b"PK not a model")
-    with pytest.raises(UserError, match="not a model that this version reads"):
-        keras_model.load(tmp_path / "model.keras")
+def test_a_damaged_network_file_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "network.safetensors").write_bytes(b"PK not a model")
+    with pytest.raises(UserError, match="not a file of arrays that this version reads"):
+        keras_model.load(tmp_path / "network.safetensors")
 
 
 def test_the_model_is_copied_to_where_vertex_ai_wants_it(

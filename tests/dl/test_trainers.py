@@ -57,7 +57,16 @@ def test_every_trainer_has_the_same_form(module: Any) -> None:
 
 
 def test_a_trainer_leaves_its_model_candidates_history_and_curves(teacher: StageResult) -> None:
-    assert set(teacher.artifacts) == {"keras", "float32", "int8", "candidates", "history", "curves", "answers"}
+    assert set(teacher.artifacts) == {
+        "network",
+        "keras",
+        "float32",
+        "int8",
+        "candidates",
+        "history",
+        "curves",
+        "answers",
+    }
     assert teacher.damage() is None
     metric = teacher.metrics["int8.validation_accuracy"]
     assert metric.n
@@ -82,7 +91,7 @@ def test_a_teacher_of_both_sides_is_measured_as_such(
     mirrors = augmentation == "light"
     assert float32.macs == int8.macs == (2 if mirrors else 1) * read_candidates(teacher)[0].macs
     assert ("mirror image" in float32.description) == mirrors
-    model, images = keras_model.load(result.local("keras")), Dataset.open(data_uri).split("test").images[:50]
+    model, images = keras_model.load(result.local("network")), Dataset.open(data_uri).split("test").images[:50]
     answers, reversed_ = (model.predict(np.ascontiguousarray(images[:, :, ::way]), verbose=0) for way in (1, -1))
     assert np.allclose(answers, reversed_, atol=1e-4) == mirrors
     for precision, atol in (("float32", 1e-4), ("int8", 0.1 * np.ptp(answers))):
@@ -142,7 +151,7 @@ def test_the_pruner_tries_every_sparsity_and_keeps_the_sparsest_within_tolerance
         assert pruned.parameters == best.parameters
         assert pruned.nonzero_parameters < 0.65 * best.nonzero_parameters
         assert pruned.compressed_bytes < best.compressed_bytes
-    assert keras_model.load_from(result.uri).count_params() == pruned.parameters
+    assert keras_model.load_from(result.uri, Dataset.open(data_uri)).count_params() == pruned.parameters
 
 
 def test_without_a_sparsity_within_tolerance_the_most_accurate_is_kept(
@@ -163,7 +172,7 @@ def test_without_a_sparsity_within_tolerance_the_most_accurate_is_kept(
 
 def test_a_teacher_that_is_no_model_is_told(data_uri: str, tmp_path: Path) -> None:
     config = knowledge_distiller.KnowledgeDistillerConfig(data=data_uri, teacher=data_uri, width=0.2, **FAST)
-    with pytest.raises(UserError, match="has no artifact 'keras'"):
+    with pytest.raises(UserError, match="has no artifact 'network'"):
         knowledge_distiller.run(config, tmp_path)
 
 
@@ -175,21 +184,21 @@ def test_sigterm_saves_a_checkpoint_and_the_next_start_takes_it_up(data_uri: str
     ]
     environment = {**os.environ, "AIP_TENSORBOARD_LOG_DIR": str(tmp_path / "board")}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stdout
-    for line in process.stdout:
+    assert process.stderr
+    for line in process.stderr:
         if "epoch 1/3" in line:
             time.sleep(0.3)
             process.send_signal(signal.SIGTERM)
             break
-    output, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
-    assert "checkpoint saved" in output
+    assert "checkpoint saved" in errors
     assert errors.strip().endswith("stopped; the same command takes the work up again")
     assert not (tmp_path / "result.json").exists()
 
     again = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert "resuming after step" in again.stdout
-    assert "epoch 1/3" not in again.stdout
+    assert "resuming after step" in again.stderr
+    assert "epoch 1/3" not in again.stderr
     assert StageResult.load(str(tmp_path)).metrics["epochs"].value == 3
     assert list((tmp_path / "board").glob("events.out.*"))
 

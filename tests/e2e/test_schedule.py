@@ -45,7 +45,7 @@ def test_new_data_start_a_training_with_the_settings_they_were_made_with(
     _, training = scheduled
     assert (training["run_type"], training["state"]) == ("asset_triggered", "success")
     assert set(airflow.states(training).values()) == {"success"}
-    assert (workspace.folder / "registry" / "fashion_mnist" / "CHAMPION").exists()
+    assert (workspace.folder / "registry" / "my_fashion_mnist" / "CHAMPION").exists()
     results = [StageResult.load(str(path)) for path in workspace.results()]
     assert len([result for result in results if result.stage == "transform"]) == 1, "the data were prepared once"
 
@@ -57,7 +57,7 @@ def test_the_event_tells_digest_counts_and_quality(airflow: Airflow, scheduled: 
     assert told["quality"]["test leaked"] == 0
     model = next(event["extra"] for event in events if event["source_dag_id"] == TRAINING)
     assert model["data"] == told["digest"]
-    assert model["outcome"].startswith("promoted fashion_mnist/")
+    assert model["outcome"].startswith("promoted my_fashion_mnist/")
 
 
 def test_the_same_data_again_train_nothing_and_a_person_still_may(

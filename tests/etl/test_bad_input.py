@@ -70,7 +70,9 @@ def test_labels_out_of_range(tiny: IdxFolder, tmp_path: Path, command: Command) 
 
     found = command("quality", "--raw", raw, "--workdir", f"{tmp_path}/quality")
 
-    assert_told(found, "quality", "test labels go from 0 to 2, but 7 of 30 lie above (number 3 is 3): mend the labels")
+    assert_told(
+        found, "quality", "test labels go from 0 to 2, but 7 of 30 lie above (number 3 is 3): correct the labels"
+    )
     assert not (tmp_path / "quality/result.json").exists()
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from mlapp.errors import UserError
 from mlapp.etl import download as downloads
+from mlapp.etl import web
 from mlapp.etl.download import MissingFileError, download
 
 CONTENT = bytes(i % 253 for i in range(3_000_000))
@@ -168,7 +169,7 @@ def test_a_server_that_goes_on_failing_is_given_up_after_four_attempts(server: S
 def test_a_server_that_hangs_is_not_waited_for_without_end(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(downloads, "READ_S", 0.1)
+    monkeypatch.setattr(web, "READ_S", 0.1)
     server.faults = ["hang"] * 4
 
     with pytest.raises(UserError, match=r"broke off 4 times \(Read timed out"):

@@ -145,7 +145,7 @@ def test_unnamed_classes_are_numbered_and_names_must_differ(tiny: IdxFolder, tmp
 
 def test_a_source_without_a_test_set_is_fine_but_half_a_one_is_not(tiny: IdxFolder, tmp_path: Path) -> None:
     (tiny.path / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(UserError, match="lacks t10k-labels: images and labels go together"):
+    with pytest.raises(UserError, match="has no t10k-labels: images and labels go together"):
         tiny.extract(tmp_path / "raw")
     (tiny.path / "t10k-images-idx3-ubyte").unlink()
 
@@ -299,7 +299,7 @@ def test_a_second_runs_failure_leaves_no_result_that_a_later_stage_would_read(ti
     ("spoil", "gist"),
     [
         (shutil.rmtree, "there is nothing at"),
-        (lambda folder: (folder / "train-images-idx3-ubyte").unlink(), "lacks train-images"),
+        (lambda folder: (folder / "train-images-idx3-ubyte").unlink(), "has no train-images"),
         (lambda folder: [path.unlink() for path in folder.iterdir()], "holds neither IDX files"),
     ],
     ids=["no folder", "no images", "nothing in it"],

@@ -199,7 +199,7 @@ def test_an_altered_report_is_refused(tiny: IdxFolder, tmp_path: Path, validated
     path = StageResult.load(report).local("report")
     path.write_text(json.dumps({**json.loads(path.read_text()), "findings": []}))
 
-    with pytest.raises(UserError, match="validation is not as it was left: report was altered"):
+    with pytest.raises(UserError, match="the validate result cannot be trusted, report was altered"):
         image_etl.run(Transformation(raw=raw, report=report), tmp_path / "data")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,8 +40,8 @@ def convert(
     root: Path, size: int = 8, classes: tuple[str, ...] | None = None, bound: int = BOUND
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     target = root.parent / "target"
-    files, names = image_folder.to_idx(root, target, size, classes, bound)
-    return {name: idx.open_idx(file.path) for name, file in files.items()}, names
+    made = image_folder.to_idx(root, target, size, classes, bound)
+    return {name: idx.open_idx(file.path) for name, file in made.files.items()}, made.classes
 
 
 def test_grey_images_are_read_class_by_class_in_the_order_of_their_names(root: Path) -> None:
@@ -122,13 +125,16 @@ def _bomb(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "gist"),
     [
-        (lambda root: (root / "train/cat/1.png").write_text("x"), r"cat/1.png is not a readable image: mend or remove"),
-        (_truncated, r"cat/1.png is not a readable image .*: mend or remove it"),
+        (
+            lambda root: (root / "train/cat/1.png").write_text("x"),
+            r"cat/1.png is not a readable picture \(.*: replace or",
+        ),
+        (_truncated, r"cat/1.png is truncated: replace or remove it"),
         (_bomb, r"cat/1.png has more than 40,000,000 pixels: make it smaller"),
-        (lambda root: picture(root / "train/cat/1.png", 999, mode="I;16"), r"cat/1.png has pixels of type I;16"),
-        (lambda root: picture(root / "test/emu/1.png", 1), r"holds a class 'emu' that the training images lack"),
+        (lambda root: picture(root / "train/cat/1.png", 999, mode="I;16"), r"cat/1.png has 16 bits a channel"),
+        (lambda root: picture(root / "test/emu/1.png", 1), r"holds a class 'emu' without training images"),
         (lambda root: picture(root / "val/cat/1.png", 1), r"holds val beside train"),
-        (lambda root: (root / "train/dog").rename(root / "train/.dog"), r"holds 1 class folders: there must be 2 to"),
+        (lambda root: (root / "train/dog").rename(root / "train/.dog"), r"holds 1 class folders, there must be 2 to"),
     ],
     ids=["text", "truncated", "bomb", "16 bits", "class of tests alone", "third part", "one class"],
 )
@@ -139,7 +145,7 @@ def test_what_cannot_be_used_is_named(root: Path, spoil: Callable[[Path], object
     with pytest.raises(UserError, match=gist):
         convert(root)
 
-    assert not list(root.parent.glob("target/*images*"))
+    assert {path.name for path in root.parent.glob("target/*")} <= {"bad_files.csv"}
 
 
 def test_class_names_that_are_no_folders_are_refused(root: Path) -> None:
@@ -150,3 +156,137 @@ def test_class_names_that_are_no_folders_are_refused(root: Path) -> None:
 def test_more_than_the_bound_is_refused_before_it_is_decoded(root: Path) -> None:
     with pytest.raises(UserError, match=r"would decode to 208 bytes, over data.max_decoded_bytes=200"):
         convert(root, bound=200)
+
+
+def test_how_pictures_were_read_is_counted(root: Path) -> None:
+    Image.new("RGBA", (8, 8), (1, 2, 3, 0)).save(root / "train/dog/2.png")
+    picture(root / "train/dog/3.png", 1, size=(9, 9))
+    picture(root / "train/dog/4.png", 1, mode="1")
+    for name in ("Thumbs.db", "desktop.ini", "labels.csv", ".DS_Store", "._1.png", "sizes.TXT"):
+        (root / "train/cat" / name).write_text("x")
+    (root / "README").write_text("x")
+    for place in ("__MACOSX/train/cat", "train/__MACOSX", "train/cat/@eaDir"):
+        (root / place).mkdir(parents=True)
+
+    made = image_folder.to_idx(root, root.parent / "target", 8, None, BOUND, "black")
+
+    assert made.pictures == {
+        "recipe": {"height": 8, "width": 8, "channels": 3, "background": "black"},
+        "read": 8,
+        "converted": {"1 bit": 1, "resized": 1, "transparent: composited on black": 1},
+        "skipped": {
+            ".DS_Store": 1,
+            ".csv": 1,
+            ".txt": 1,
+            "@eaDir": 1,
+            "Thumbs.db": 1,
+            "__MACOSX": 2,
+            "desktop.ini": 1,
+            "files without an ending, beside the class folders": 1,
+            "hidden files": 1,
+        },
+    }
+    assert made.names["train"][:3] == ["train/cat/1.png", "train/cat/2.png", "train/dog/1.png"]
+    assert made.names["test"] == ["test/cat/1.png", "test/dog/1.png"]
+    assert idx.open_idx(made.files["train-images"].path)[3].max() == 0
+
+
+def test_all_files_that_cannot_be_used_are_named_at_once_and_listed(root: Path) -> None:
+    """A broken header, a broken body, what is no file, in either part: one answer, and a table of all."""
+    _truncated(root)
+    for number in range(12):
+        (root / f"test/dog/{number}.jpg").touch()
+    (root / "train/dog/link.png").symlink_to(root / "gone.png")
+    (root / "train/dog/loop.png").symlink_to("loop.png")
+    os.mkfifo(root / "test/cat/pipe.png")
+    (root / "train/dog/more").mkdir()
+    (root / "test/odd.png").write_text("x")
+    (root / "train/dog").joinpath(os.fsdecode(b"\xff\n.png")).touch()
+
+    with pytest.raises(UserError) as caught:
+        convert(root)
+
+    line = str(caught.value)
+    listed = root.parent / "target/bad_files.csv"
+    assert line.startswith(f"19 of 23 files cannot be used, all listed in {listed}: {root}/test/cat/pipe.png is a pipe")
+    assert line.endswith("; and 9 more")
+    assert "\n" not in line
+    rows = {Path(name).name: reason for name, reason in csv.reader(listed.open(encoding="utf-8"))}
+    assert len(rows) == 20
+    assert rows["link.png"] == rows["loop.png"] == "is a link that leads nowhere: correct or remove it"
+    assert rows["more"] == "is a folder inside a class: move its pictures up"
+    assert rows["odd.png"] == "is a picture outside the class folders: move it into one"
+    assert rows["\\udcff\\n.png"] == "is empty: replace or remove it"
+    assert [path.name for path in listed.parent.iterdir()] == ["bad_files.csv"]
+
+
+def test_a_class_folder_that_is_a_dangling_link_is_named(root: Path) -> None:
+    shutil.rmtree(root / "train/dog")
+    (root / "train/dog").symlink_to(root / "gone")
+    with pytest.raises(UserError, match=r"train/dog leads nowhere or is not a file: correct or remove it"):
+        convert(root)
+
+
+def test_links_to_files_and_folders_are_followed(root: Path) -> None:
+    (root / "train/dog").rename(root.parent / "dogs")
+    (root / "train/dog").symlink_to(root.parent / "dogs")
+    (root / "train/cat/3.png").symlink_to(root.parent / "dogs/1.png")
+    assert convert(root)[0]["train-images"][:, 0, 0].tolist() == [10, 20, 30, 30]
+
+
+def _moved(*names: tuple[str, str]) -> Callable[[Path], None]:
+    def move(root: Path) -> None:
+        for old, new in names:
+            (root / new).parent.mkdir(parents=True, exist_ok=True)
+            (root / old).rename(root / new)
+
+    return move
+
+
+@pytest.mark.parametrize(
+    ("move", "gist"),
+    [
+        (
+            _moved(("train", "Training"), ("test", "Testing")),
+            r"holds Testing/, Training/; expected <class>.* \(train, test",
+        ),
+        (
+            _moved(("train", "train_"), ("test", "train_/test"), ("train_", "pets")),
+            r"holds pets/, one folder around all",
+        ),
+        (
+            _moved(("train", "pets/train"), ("test", "pets/test")),
+            r"holds pets/, one folder around all: give .*/pets as",
+        ),
+        (_moved(("test", "val")), r"holds val beside train .*: only train and test are read; merge it into train"),
+        (_moved(("test", "extra")), r"holds extra beside train .*; move it away"),
+        (_moved(("train", "training")), r"holds test/, training/; expected"),
+        (_moved(("test/dog", "train/dog/dog")), r"train/dog/dog is a folder inside a class"),
+    ],
+)
+def test_another_layout_is_refused_with_what_was_found(root: Path, move: Callable[[Path], None], gist: str) -> None:
+    move(root)
+    with pytest.raises(UserError, match=gist):
+        convert(root)
+
+
+def test_train_and_test_without_class_folders_are_refused(root: Path) -> None:
+    for part in ("train", "test"):
+        shutil.rmtree(root / part)
+        picture(root / part / "1.png", 1)
+    with pytest.raises(UserError, match=r"train/1.png is a picture outside the class folders: move it"):
+        convert(root)
+
+
+def test_a_class_may_be_called_train(root: Path) -> None:
+    shutil.rmtree(root)
+    for number, name in enumerate(("bus", "train")):
+        picture(root / name / "1.png", number)
+    assert convert(root)[1] == ("bus", "train")
+
+
+def test_a_class_without_pictures_is_named(root: Path) -> None:
+    for path in (root / "train/dog").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"train has no picture of dog: add some, or remove the folder"):
+        convert(root)

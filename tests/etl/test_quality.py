@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_data import IdxFolder, images, labels
 
 from mlapp import storage
 from mlapp.errors import UserError
-from mlapp.etl import checks, quality
+from mlapp.etl import checks, gcp_dataloader, quality
 from mlapp.etl.quality import Validate
 from mlapp.etl.raw_data import Files
 from mlapp.result import StageResult
@@ -177,9 +178,24 @@ def _labels_of_two_dimensions(folder: IdxFolder) -> None:
             lambda folder: folder.write("t10k-labels", labels(30, classes=2)),
             r"too few test images of a class, at least 1 are needed: c has 0",
         ),
-        (_repeated, r"train duplicates: 3 of 60 images \(5.00%, at most 1.00%, quality.max_duplicates; .* number 1\)"),
-        (_leaked, r"test leaked: 30 of 30 images \(100.00%, at most 1.00%, quality.max_leaked; .* number 0\)"),
-        (_constant, r"test constant: 1 of 30 images \(3.33%, at most 0.10%, quality.max_constant; .* number 5\)"),
+        (
+            _repeated,
+            r"train duplicates: 3 of 60 images \(5.00%, at most 1.00%, quality.max_duplicates; "
+            r"train image 1 \(b\) = train image 0 \(a\), train image 2 \(c\) = train image 0 \(a\)",
+        ),
+        (
+            _leaked,
+            r"test leaked: 30 of 30 images \(100.00%, at most 1.00%, quality.max_leaked; test image 0 \(a\) = train "
+            r"image 0 \(a\), .* = train image 9 \(a\) and 20 more\)\. All are in .*/quality/findings.csv: clean",
+        ),
+        (
+            _constant,
+            r"test constant: 1 of 30 images \(3.33%, at most 0.10%, quality.max_constant; test image 5 \(c\)\)",
+        ),
+        (
+            lambda folder: folder.write("train-labels", labels(60) + 1),
+            r"train labels go from 1 to 3, but must start at 0: subtract 1",
+        ),
         (_other_size, r"test images are \(8, 9\), training images \(8, 8\): make all images of one size"),
         (_four_channels, r"train images have the shape \(60, 8, 8, 4\)"),
         (_labels_of_two_dimensions, r"train labels have the shape \(60, 1\)"),
@@ -263,3 +279,59 @@ def test_pixel_figures_are_those_of_numpy() -> None:
         "mean": pytest.approx(images.mean(), abs=1e-4),
         "std": pytest.approx(images.std(), abs=1e-4),
     }
+
+
+def test_every_image_that_a_check_found_is_listed_with_its_partner_even_after_a_refusal(
+    tiny: IdxFolder, tmp_path: Path
+) -> None:
+    train = images(60, seed=1)
+    train[[4, 6]] = train[0]
+    tiny.write("train-images", train)
+    test = images(30, seed=2)
+    test[7] = train[3]
+    tiny.write("t10k-images", test)
+    raw = tiny.extract(tmp_path / "raw", classes=("a", "b", "c"))
+
+    with pytest.raises(UserError, match=r"All are in .*/quality/findings\.csv"):
+        quality.run(Validate(raw=raw), tmp_path / "quality")
+
+    assert {path.name for path in (tmp_path / "quality").iterdir()} == {"findings.csv", ".lock"}
+    assert (tmp_path / "quality/findings.csv").read_text().splitlines() == [
+        "check,image,label,partner,partner_label",
+        "train duplicates,train image 4,b,train image 0,a",
+        "train duplicates,train image 6,a,train image 0,a",
+        "train contradictions,train image 4,b,train image 0,a",
+        "test leaked,test image 7,b,train image 3,a",
+    ]
+
+
+def test_pictures_are_named_by_their_files_and_their_conversions_are_on_the_page(
+    tmp_path: Path, validated: Callable[[str], str]
+) -> None:
+    for number in range(24):
+        place = tmp_path / "pets" / ("cat", "dog")[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images(1, seed=max(2, number))[0]).convert("LA").save(place)
+    Image.new("LA", (9, 9), (0, 0)).save(tmp_path / "pets/cat/x.png")
+    raw = gcp_dataloader.run(gcp_dataloader.Extract(name="pets", source=f"{tmp_path}/pets"), tmp_path / "raw")
+
+    result = StageResult.load(validated(raw.uri))
+
+    assert "25 resized, 1 transparent: composited on white" in raw.headline
+    report = read_report(result)
+    assert report["pictures"]["recipe"]["background"] == "white"
+    named = {finding["check"]: finding["named"] for finding in report["findings"]}
+    assert named["train contradictions"] == ["dog/1.png (dog) = cat/0.png (cat)"]
+    assert named["train constant"] == ["cat/x.png (cat)"]
+    assert "dog/1.png (dog) = cat/0.png (cat)" in result.local("page").read_text()
+    assert "transparent: composited on white" in result.local("page").read_text()
+
+
+def test_uneven_classes_are_warned_of(
+    tiny: IdxFolder, tmp_path: Path, validated: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.write("train-labels", np.array([0] * 40 + [1] * 10 + [2] * 10, np.uint8))
+    assert StageResult.load(validated(tiny.extract(tmp_path / "raw"))).headline.endswith(
+        "classes are uneven: 40 training images of 0, 10 of 1; look at the balanced accuracy and the worst class"
+    )
+    assert "classes are uneven" in caplog.text

@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=5, help="kills at random moments, of each stage (%(default)s)")
     parser.add_argument("--races", type=int, default=3, help="times that twenty promote at once (%(default)s)")
+    parser.add_argument("--moves", type=int, default=30, help="signed moves in bad weather (%(default)s)")
     parser.add_argument("--inputs", type=int, default=1000, help="spoiled inputs of each kind (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (%(default)s)")
     arguments = parser.parse_args()
@@ -58,6 +59,8 @@ def counted(folder: Path, arguments: argparse.Namespace) -> int:
     wrong += _told("without a disk", _faults(disks.taken_away(*given, STEPS)))
     _tell("promoting at once")
     wrong += _told("promoted at once", races(folder, arguments.races))
+    _tell("promoting and rolling back, signed, in bad weather")
+    wrong += _told("signed moves in bad weather", storms(folder, arguments.moves, arguments.seed))
     _tell("spoiling inputs")
     spoiled = inputs.spoiled(folder / "inputs", arguments.inputs, arguments.seed)
     return wrong + _told("spoiled", ((each.kind, each.wrong, 1) for each in spoiled))
@@ -72,6 +75,14 @@ def races(folder: Path, turns: int) -> Iterator[Tried]:
                 for turn in range(turns):
                     race = promotions.race(f"{registry}/{mode}", 20, mode, 20 * turn)
                     yield f"in a {place}, {mode}", f"{race.lost} lost" if race.lost else "", race.tried
+
+
+def storms(folder: Path, moves: int, seed: int) -> Iterator[Tried]:
+    """Signed promotions and rollbacks in a bucket that answers 5xx, resets connections and loses answers."""
+    with gcs.serving(folder / "storms") as environ:
+        os.environ.update(environ)
+        wrong = promotions.in_bad_weather(folder, environ["STORAGE_EMULATOR_HOST"], moves, seed)
+        yield "in a bucket, killed now and then", "; ".join(wrong), moves
 
 
 # Those that take a second or two: a kill around every one of their file moves is affordable.

@@ -64,9 +64,20 @@ class Spoiled:
 
 
 def _png() -> bytes:
+    return _picture("PNG")
+
+
+def _picture(kind: str, mode: str = "L", **how: Any) -> bytes:
     made = io.BytesIO()
-    Image.new("L", (9, 7), 128).save(made, "PNG")
+    Image.new(mode, (9, 7), 128).save(made, kind, **how)
     return made.getvalue()
+
+
+def _turned() -> bytes:
+    """A JPEG with EXIF: an orientation and a resolution."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    return _picture("JPEG", exif=exif.tobytes())
 
 
 def _idx(content: bytes, folder: Path) -> None:
@@ -110,6 +121,13 @@ KINDS: dict[str, tuple[bytes, Take]] = {
     "IDX file": (IDX, _idx),
     "gzipped IDX file": (gzip.compress(IDX), _idx),
     "image": (_png(), _image),
+    "palette PNG": (_picture("PNG", "P", transparency=128), _image),
+    "animated PNG": (_picture("PNG", save_all=True, append_images=[Image.new("L", (9, 7))]), _image),
+    "JPEG": (_turned(), _image),
+    "GIF": (_picture("GIF", save_all=True, append_images=[Image.new("L", (9, 7))]), _image),
+    "TIFF": (_picture("TIFF", "RGBA", compression="tiff_lzw"), _image),
+    "WebP": (_picture("WEBP", "RGB"), _image),
+    "PPM": (_picture("PPM"), _image),
     "preset": (
         b"training: {epochs: 3}\n",
         lambda content, folder: config.load(_written(content, folder / "p.yaml"), {}, {}),

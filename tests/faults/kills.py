@@ -16,7 +16,7 @@ from pathlib import Path
 from mlapp.result import RESULT
 from tests.faults.steps import ROOT, Step, command, outcome, run
 
-CHECKPOINTS = ("state.json", "*.ubj")  # of networks and of trees
+CHECKPOINTS = ("state.json", "checkpoints/*/*.json")  # of networks and of trees
 # Runs a module, and ends it without a trace around the n-th move of a file.
 KILLER = """
 import os, runpy, signal, sys

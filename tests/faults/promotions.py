@@ -1,13 +1,22 @@
-"""Let many processes promote at once, and count what is lost: more than one winner, or a line of the history."""
+"""Let many processes promote at once, and one move the champion in bad weather; count what is lost or done twice."""
 
 from __future__ import annotations
 
+import os
+import random
 import subprocess
 import sys
+import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
+from loopback import chaos
+from registry import shelf
+
+from mlapp.registry import integrity
 from mlapp.registry.pointer import Pointer
 from tests.faults.steps import ROOT
 
@@ -74,3 +83,73 @@ def raced(registry: str, ids: Sequence[str], mode: str) -> list[str]:
         process.stdin.write("go\n")
         process.stdin.flush()
     return [process.communicate(timeout=300)[0].strip() for process in started]
+
+
+# Promotes a new bundle, or rolls back, as a run of Airflow does, signed, and says what came of it.
+MOVER = """
+import sys
+sys.path[:0] = ["tests"]
+from registry import shelf
+from mlapp import storage
+from mlapp.errors import OneLineError
+from mlapp.registry import moves
+from mlapp.registry.bundle import verify
+from mlapp.registry.pointer import Pointer
+from mlapp.schema import Signing
+registry, number, private, public = sys.argv[1:]
+keys = Signing(private_key=private, public_key=public)
+try:
+    with storage.explained():
+        if int(number) % 3 == 2:
+            moves.rollback(registry, shelf.NAME, why=f"move {number}", request=number, keys=keys)
+        else:
+            pointer = Pointer(registry, shelf.NAME)
+            present, told = pointer.settle(keys), pointer.history()
+            if not told or told[-1].get("request") != number:
+                place = shelf.file_bundle(registry, number, keys)
+                entry = moves.entry("Ada", f"move {number}", verify(place, keys)) | {"request": number}
+                pointer.swap(present, place.name, entry, keys)
+    print("done")
+except OneLineError as error:
+    print(f"failed: {error}")
+"""
+WEATHER = {"503": 0.04, "500": 0.02, "502": 0.02, "429": 0.02, "reset_before": 0.04, "reset_after": 0.06}
+
+
+def in_bad_weather(folder: Path, upstream: str, moves: int, seed: int, kills: float = 0.3) -> Sequence[str]:
+    """Signed promotions and rollbacks in a bucket behind a proxy of 5xx and lost answers; some are killed and repeated.
+
+    ``upstream`` is the address of a Cloud Storage. Returns what was wrong afterwards; empty where nothing was: a move
+    that was reported as done is in the history once, one that was reported as failed is not, all is whole.
+    """
+    draw, registry, keys = random.Random(seed), f"gs://models/{uuid.uuid4().hex}", shelf.pair(folder, f"storm-{seed}")
+    wrong, reported = [], dict[str, str]()
+    with chaos.http_proxy(upstream, seed, WEATHER) as proxy:
+        environ = {**os.environ, "STORAGE_EMULATOR_HOST": proxy.url}
+        for number in range(moves):
+            line = [sys.executable, "-Wignore", "-c", MOVER, registry, str(number), *_files(keys)]
+            while draw.random() < kills:
+                _killed(line, environ, draw.uniform(0.5, 3))
+            done = subprocess.run(line, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=300)
+            reported[str(number)] = done.stdout.strip() or f"no report: {done.stderr.strip()[-300:]}"
+        if not sum(proxy.weather.done.values()):
+            wrong.append("the weather was fine, so nothing was tried")
+    told = Counter(move.get("request") for move in Pointer(registry, shelf.NAME).history())
+    for number, said in reported.items():
+        expected = {"done": 1}.get(said, 0)
+        if said.startswith("no report") or told[number] != expected:
+            wrong.append(f"move {number} ({said}) is in the history {told[number]} times")
+    return [*wrong, *integrity.damage(registry, shelf.NAME, keys)]
+
+
+def _files(keys: shelf.Signing) -> tuple[str, str]:
+    return str(keys.private_key), str(keys.public_key)
+
+
+def _killed(line: Sequence[str], environ: dict[str, str], seconds: float) -> None:
+    """Start a process and kill it after so many seconds, if it is still at work."""
+    with subprocess.Popen(line, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()

@@ -42,6 +42,11 @@ def test_of_eight_processes_that_promote_at_once_no_move_is_lost(
         assert promotions.race(registry, 8, mode).lost == 0
 
 
+@pytest.mark.timeout(300)
+def test_signed_moves_in_bad_weather_are_done_once_or_reported_as_failed(cloud: dict[str, str], tmp_path: Path) -> None:
+    assert promotions.in_bad_weather(tmp_path, cloud["STORAGE_EMULATOR_HOST"], 4, seed=3, kills=0.2) == []
+
+
 @pytest.mark.parametrize("kind", inputs.KINDS)
 def test_spoiled_input_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(inputs, "KINDS", {kind: inputs.KINDS[kind]})

@@ -8,7 +8,7 @@ import pytest
 from loopback import image_registry
 
 from mlapp import authenticate
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 from mlapp.images import registry as registry_module
 from mlapp.images.registry import Repository
 
@@ -91,7 +91,7 @@ def test_another_registry_that_asks_for_a_password_is_told_of(registry) -> None:
 def test_a_server_error_is_tried_again_and_then_told(registry, monkeypatch) -> None:
     monkeypatch.setattr(registry_module, "RETRIES", registry_module.RETRIES.new(backoff_factor=0))
     registry.refuses = (503, "UNAVAILABLE", "later")
-    with pytest.raises(UserError, match="HTTP 503: later"):
+    with pytest.raises(TryAgainError, match="HTTP 503: later"):
         Repository(f"{registry.address}/mlapp/training").digest("cpu-1")
     assert len(registry.requests) == 8
 

@@ -18,6 +18,8 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from tests.loopback.chaos import Interceptor, Weather
+
 SERVICE = "google.devtools.cloudbuild.v1.CloudBuild"
 Status, Failure = types.Build.Status, types.Build.FailureInfo.FailureType
 OVER = {Status.SUCCESS, Status.FAILURE, Status.INTERNAL_ERROR, Status.TIMEOUT, Status.CANCELLED, Status.EXPIRED}
@@ -79,6 +81,13 @@ class CloudBuild:
                 self._end(build)
             return build
 
+    def list(self, request: types.ListBuildsRequest, context: grpc.ServicerContext) -> types.ListBuildsResponse:
+        wanted = re.findall(r'tags="([^"]+)"', request.filter)
+        if not wanted or not request.parent or not request.project_id:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"invalid filter {request.filter!r}")
+        builds = [build for build in self.builds.values() if {*wanted} <= {*build.tags}]
+        return types.ListBuildsResponse(builds=builds)
+
     def cancel(self, request: types.CancelBuildRequest, context: grpc.ServicerContext) -> types.Build:
         build = self._find(request, context)
         with self._lock:
@@ -112,12 +121,13 @@ class CloudBuild:
 
 
 @contextmanager
-def serving(cloud_build: CloudBuild | None = None) -> Iterator[CloudBuild]:
+def serving(cloud_build: CloudBuild | None = None, weather: Weather | None = None) -> Iterator[CloudBuild]:
     """Serve within the block; `address` is for MLAPP_CLOUD_BUILD_ENDPOINT."""
     cloud_build = cloud_build or CloudBuild()
-    server = grpc.server(futures.ThreadPoolExecutor(4))
+    server = grpc.server(futures.ThreadPoolExecutor(4), interceptors=[Interceptor(weather)] if weather else [])
     methods = {
         "CreateBuild": (cloud_build.create, types.CreateBuildRequest, operations_pb2.Operation.SerializeToString),
+        "ListBuilds": (cloud_build.list, types.ListBuildsRequest, types.ListBuildsResponse.serialize),
         "GetBuild": (cloud_build.get, types.GetBuildRequest, types.Build.serialize),
         "CancelBuild": (cloud_build.cancel, types.CancelBuildRequest, types.Build.serialize),
     }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from loopback import gcs
+from loopback import chaos, gcs
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +29,10 @@ def cloud(gcs_environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[
     for name, value in gcs_environ.items():
         monkeypatch.setenv(name, value)
     return gcs_environ
+
+
+@pytest.fixture
+def bad_weather() -> Iterator[Callable[..., chaos.Proxy]]:
+    """A function that puts a seeded proxy of bad weather before an HTTP server: ``bad_weather(url, seed)``."""
+    with ExitStack() as stack:
+        yield lambda *given, **more: stack.enter_context(chaos.http_proxy(*given, **more))

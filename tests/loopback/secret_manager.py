@@ -14,6 +14,8 @@ from google.rpc import error_details_pb2, status_pb2
 from google_crc32c import value as crc32c
 from grpc_status import rpc_status
 
+from tests.loopback.chaos import Interceptor, Weather
+
 SERVICE = "google.cloud.secretmanager.v1.SecretManagerService"
 
 
@@ -66,14 +68,14 @@ def switched_off(project: str) -> status_pb2.Status:
 
 
 @contextmanager
-def serving(manager: SecretManager) -> Iterator[dict[str, str]]:
+def serving(manager: SecretManager, weather: Weather | None = None) -> Iterator[dict[str, str]]:
     """Serve; yields the environment in which `mlapp.authenticate` finds it."""
     handler = grpc.unary_unary_rpc_method_handler(
         manager.access,
         request_deserializer=AccessSecretVersionRequest.deserialize,
         response_serializer=AccessSecretVersionResponse.serialize,
     )
-    server = grpc.server(futures.ThreadPoolExecutor(2))
+    server = grpc.server(futures.ThreadPoolExecutor(2), interceptors=[Interceptor(weather)] if weather else [])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"AccessSecretVersion": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -30,6 +30,7 @@ from google.rpc.code_pb2 import Code
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from tests.loopback.chaos import Interceptor, Weather
 from tests.loopback.vertex_filter import matches
 from tests.loopback.vertex_lives import OVER, Behaviour, CancelledError, Run, State, runs
 from tests.loopback.vertex_rules import RefusedError, Strategy, check_job, invalid
@@ -232,7 +233,7 @@ def status_of(refused: RefusedError) -> grpc.Status:
 
 
 @contextmanager
-def serving(**settings: Any) -> Iterator[Vertex]:
+def serving(weather: Weather | None = None, **settings: Any) -> Iterator[Vertex]:
     """A server on a free port of 127.0.0.1; what still runs at the end is cancelled."""
     vertex = Vertex(**settings)
     methods = {
@@ -255,7 +256,7 @@ def serving(**settings: Any) -> Iterator[Vertex]:
         )
         for name, (method, request, serialize) in methods.items()
     }
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
+    server = grpc.server(futures.ThreadPoolExecutor(16), interceptors=[Interceptor(weather)] if weather else [])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     vertex.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import TaskAwaitingInput
-from approval import UNDER_DAGS_TEST, Approval
+from approval import UNDER_DAGS_TEST, Approval, evidence
 from registry import chain
+from stage_operator import BadInput
 
+from mlapp.errors import UserError
 from mlapp.registry import promoter
+from mlapp.registry.moves import rollback
 from mlapp.result import StageResult
 
 
@@ -31,8 +36,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return told
 
 
-def task(vetted: chain.Chain, **more: Any) -> Approval:
-    return Approval(task_id="approve", **{"verdict": vetted.vetted.uri, "wanted": "True", "hours": "12", **more})
+def task(vetted: chain.Chain, wanted: str = "True", **promotion: Any) -> Approval:
+    registry = Path(vetted.vetted.config["registry"])
+    settings = {
+        "storage": {"registry": str(registry)},
+        "promotion": {"name": chain.NAME, "approval": True, "approval_hours": 12, **promotion},
+    }
+    config = registry.parent / "config.json"
+    config.write_text(json.dumps(settings))
+    return Approval(task_id="approve", config=str(config), verdict=vetted.vetted.uri, wanted=wanted, hours="12")
 
 
 def context(user: str | None = "Ada") -> Any:
@@ -66,8 +78,99 @@ def test_nobody_is_asked_in_vain(
     if reason == "nothing to promote":
         vetted = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3), accuracy=0.99)
     wanted = "False" if reason == "not wanted" else "True"
-    told = "approved, for nobody can be asked under `airflow dags test`" if reason == "dags test" else ""
-    assert task(vetted, wanted=wanted).execute(context(UNDER_DAGS_TEST if reason == "dags test" else "Ada")) == told
+    answer = task(vetted, wanted=wanted).execute(context(UNDER_DAGS_TEST if reason == "dags test" else "Ada"))
+    assert answer.startswith("nobody can be asked under" if reason == "dags test" else "")
+    assert asked == {}
+
+
+@pytest.mark.parametrize("unattended", [True, False])
+def test_where_nobody_can_be_asked_nothing_is_promoted_unless_a_setting_says_so(
+    vetted: chain.Chain, tmp_path: Any, planted_data: StageResult, *, unattended: bool
+) -> None:
+    answer = task(vetted, unattended=unattended).execute(context(UNDER_DAGS_TEST))
+    config = chain.promote_config(tmp_path, planted_data, vetted, answer=answer, approval=True)
+    headline = promoter.run(config, tmp_path / "promote").headline
+    assert headline.startswith("promoted" if unattended else "hold (nobody can be asked under `airflow dags test`")
+
+
+def test_a_model_that_is_champion_already_is_not_put_up_again(
+    vetted: chain.Chain, asked: dict[str, Any], tmp_path: Any, planted_data: StageResult
+) -> None:
+    """Given a verdict that was answered before, when it comes once more, then nobody is asked and nothing is held."""
+    config = chain.promote_config(tmp_path, planted_data, vetted, answer="approved by Ada", approval=True)
+    promoter.run(config, tmp_path / "promote")
+    assert task(vetted).execute(context()) == ""
+    again = chain.promote_config(tmp_path, planted_data, vetted, approval=True)
+    assert promoter.run(again, tmp_path / "again").headline.startswith(promoter.ALREADY)
+    assert asked == {}
+
+
+def test_a_model_that_was_rolled_back_is_not_put_up_again(
+    vetted: chain.Chain, asked: dict[str, Any], tmp_path: Any, planted_data: StageResult
+) -> None:
+    config = chain.promote_config(tmp_path, planted_data, vetted, answer="approved by Ada", approval=True)
+    promoter.run(config, tmp_path / "promote")
+    rollback(str(tmp_path / "registry"), chain.NAME)
+    assert task(vetted).execute(context()) == ""
+    again = chain.promote_config(tmp_path, planted_data, vetted, approval=True)
+    assert "was promoted before and rolled back" in promoter.run(again, tmp_path / "again").headline
+    assert asked == {}
+
+
+def test_a_verdict_on_another_champion_is_refused_before_anyone_is_asked(
+    vetted: chain.Chain,
+    asked: dict[str, Any],
+    tmp_path: Any,
+    planted_data: Any,
+    planted_teacher: Any,
+    planted_student: Any,
+) -> None:
+    floors = {"accuracy": 0.5, "class_recall": 0.0}
+    chain.run(tmp_path, planted_data, planted_teacher, planted_student(0), **floors)
+    with pytest.raises(BadInput, match="the champion changed since the vetting"):
+        task(vetted).execute(context())
+    assert asked == {}
+
+
+ADA = {"id": "1", "name": "Ada"}
+
+
+@pytest.mark.parametrize(
+    ("starter", "user", "told"),
+    [
+        ("Ada", ADA, "rejected: Ada approved, but started this run"),
+        ("ada", ADA, "rejected: Ada approved, but started this run"),
+        ("1", ADA, "rejected: Ada approved, but started this run"),
+        ("Bob", ADA, "approved by Ada"),
+        (None, ADA, "rejected: Ada approved, but nobody knows who started this run"),
+        ("Bob", None, "rejected: nobody answered"),
+    ],
+)
+def test_who_started_a_run_may_not_approve_it_where_that_is_set(
+    vetted: chain.Chain, starter: str | None, user: Any, told: str
+) -> None:
+    event = answer("Approve", user) | {"responded_at": SimpleNamespace(isoformat=lambda: "2026-08-26T12:00:00+00:00")}
+    approval = task(vetted, starter_may_approve=False)
+    assert approval.execute_complete(context(starter), event).startswith(told)
+    if user:
+        assert task(vetted).execute_complete(context(starter), event) == "approved by Ada"
+
+
+def test_a_run_that_nobody_started_is_not_put_to_anyone_where_starter_and_approver_must_differ(
+    vetted: chain.Chain, asked: dict[str, Any]
+) -> None:
+    told = task(vetted, starter_may_approve=False).execute(context(None))
+    assert told.startswith("rejected: nobody knows who started this run")
+    assert asked == {}
+
+
+def test_a_configuration_that_was_changed_against_the_pins_asks_nobody(
+    vetted: chain.Chain, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a config.json that someone edited after it was configured."""
+    monkeypatch.setenv("MLAPP_PINNED", "promotion.unattended")
+    with pytest.raises(BadInput, match=r"the operator has pinned .*promotion\.unattended"):
+        task(vetted, unattended=True).execute(context(UNDER_DAGS_TEST))
     assert asked == {}
 
 
@@ -101,3 +204,17 @@ def test_without_an_answer_nothing_is_promoted_where_one_is_asked_for(
     config = chain.promote_config(tmp_path, planted_data, vetted, approval=True)
     assert promoter.run(config, tmp_path / "promote").headline.startswith("hold (nobody was asked")
     assert len(promoter.Pointer(str(tmp_path / "registry"), "fashion_mnist").history()) == 1
+
+
+def test_a_verdict_that_was_altered_is_not_put_to_anybody(vetted: chain.Chain, asked: dict[str, Any]) -> None:
+    path = vetted.vetted.local("verdict")
+    path.write_text(path.read_text().replace('"value": 0.9', '"value": 0.99'))
+    with pytest.raises(UserError, match="the vet result cannot be trusted, verdict was altered"):
+        task(vetted).execute(context())
+    assert asked == {}
+
+
+def test_a_class_name_is_no_markup_of_the_question(vetted: chain.Chain) -> None:
+    gate = vetted.verdict.gates[1].model_copy(update={"detail": "<b>a|b</b>\x1b[2K"})
+    body = evidence(vetted.verdict.model_copy(update={"gates": [gate]}))
+    assert r"(\<b\>a\|b\</b\>\\x1b\[2K)" in body

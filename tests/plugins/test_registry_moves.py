@@ -13,7 +13,7 @@ from stage_operator import BadInput
 from mlapp.registry.bundle import Draft, describe, install
 from mlapp.registry.pointer import Pointer
 
-NAME = "fashion_mnist"
+NAME = "my_fashion_mnist"
 
 
 @pytest.fixture
@@ -63,6 +63,10 @@ def test_a_promotion_goes_to_the_bundle_that_was_asked_for(registry: Pointer) ->
 @pytest.mark.parametrize(
     ("given", "told"),
     [
+        ({}, "action is None: choose rollback or promote"),
+        ({"action": "delete"}, "action is 'delete': choose rollback or promote"),
+        ({"action": "rollback", "why": None}, "the reason is empty: say why"),
+        ({"action": "rollback", "why": " \t\u2028 "}, "the reason is empty: say why"),
         ({"action": "promote"}, "promote takes a bundle"),
         ({"action": "rollback", "bundle": "0123456789ab"}, "rollback takes no bundle"),
         ({"action": "promote", "bundle": "0123456789ab"}, "there is no bundle"),
@@ -74,3 +78,27 @@ def test_what_cannot_be_done_fails_at_once_with_one_line(registry: Pointer, give
     with pytest.raises(BadInput, match=told):
         move(form(registry, **given), "Ada")
     assert registry.read() == before
+
+
+def test_the_form_has_no_default_action_and_wants_a_reason() -> None:
+    """Given a form that nobody filled in, then Airflow itself refuses to start the run."""
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.sdk.exceptions import ParamValidationError
+
+    dags = Path(__file__).parents[2] / "dags"
+    form = DagBag(str(dags / "model_registry.py")).dags["model_registry"].params
+    for name, wrong in {"action": ["", "delete", None], "why": ["", "   ", None]}.items():
+        with pytest.raises(ParamValidationError):
+            form.get_param(name).resolve()
+        for value in wrong:
+            with pytest.raises(ParamValidationError):
+                form.get_param(name).resolve(value)
+    assert form.get_param("action").resolve("rollback") == "rollback"
+    assert form.get_param("why").resolve("noisy images") == "noisy images"
+
+
+def test_what_a_person_writes_is_escaped_in_the_history(registry: Pointer) -> None:
+    why = "fine\x1b[2K\r\nforged line\u202e"
+    move(form(registry, action="rollback", why=why), "run \x1b]0;title\x07")
+    last = registry.history()[-1]
+    assert (last["why"], last["by"]) == (r"fine\x1b[2K\r\nforged line\u202e", r"run \x1b]0;title\x07")

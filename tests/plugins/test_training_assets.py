@@ -109,7 +109,14 @@ def test_a_model_is_announced_with_the_digest_that_the_data_were_announced_with(
 ) -> None:
     path = tmp_path / "dataset.json"
     path.write_text(
-        json.dumps({"classes": ["a", "b"], "splits": {"train": {"sha256": {"images": "1", "labels": "2"}}}})
+        json.dumps(
+            {
+                "name": "letters",
+                "shape": [8, 8, 1],
+                "classes": ["a", "b"],
+                "splits": {"train": {"sha256": {"images": "1", "labels": "2"}}},
+            }
+        )
     )
     data = planted.result(tmp_path / ".", "transform", {"dataset": path})
     promoted = tmp_path / "promoted"
@@ -119,3 +126,16 @@ def test_a_model_is_announced_with_the_digest_that_the_data_were_announced_with(
     told = context["outlet_events"][assets.MODEL].extra
     assert told["data"] == content_digest(data)
     assert told["outcome"] == registered.headline
+
+
+def test_other_data_than_those_announced_are_not_trained_on(context: dict[str, Any], tmp_path: Path) -> None:
+    """Given a raw area that somebody changed between the data's announcement and the training that it starts."""
+    from stage_operator import BadInput
+
+    data = planted.data(tmp_path / "data", 20)
+    assert assets.as_announced(data.reference) == data.reference, "a run by hand takes any"
+    context["triggering_asset_events"][assets.DATA] = [data_event(content_digest(data))]
+    assert assets.as_announced(data.reference) == data.reference
+    context["triggering_asset_events"][assets.DATA] = [data_event("0" * 16)]
+    with pytest.raises(BadInput, match=r"the prepared data have digest \w+, and 0000000000000000 was announced"):
+        assets.as_announced(data.reference)

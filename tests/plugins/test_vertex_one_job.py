@@ -11,7 +11,7 @@ import pytest
 import vertex_case as case
 import vertex_jobs
 import vertex_stub as stub
-from airflow.sdk.exceptions import AirflowException, TaskDeferred
+from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout, TaskDeferred
 from stage_operator import BadInput
 
 pytest_plugins = "loopback.fixtures"
@@ -132,16 +132,24 @@ def test_a_kill_while_the_job_is_being_created_cancels_it(vertex, config, on_sig
     assert (vertex.creates, vertex.states()) == (1, ["CANCELLED"])
 
 
-def test_whatever_is_raised_in_the_worker_leaves_no_job(vertex, config, on_signal):
+@pytest.mark.parametrize(("raised", "state"), [(AirflowTaskTimeout, "CANCELLED"), (ZeroDivisionError, "RUNNING")])
+def test_only_a_kill_ends_the_job_a_fault_in_the_worker_leaves_it_for_the_next_try(
+    vertex, config, on_signal, raised, state
+):
     def expire():
-        raise TimeoutError
+        raise raised
 
     vertex.scenes["europe-west4"] = [(stub.pending, stub.running, strike)]
     on_signal(expire)
-    with pytest.raises(TimeoutError):
-        case.operator(config())[0].execute(case.context())
+    uri = config()
+    with pytest.raises(raised):
+        case.operator(uri)[0].execute(case.context())
     vertex.finish()
-    assert vertex.states() == ["CANCELLED"]
+    assert vertex.states() == [state]
+    if state == "RUNNING":
+        stub.succeeded(next(iter(vertex.jobs.values())))
+        assert case.operator(uri)[0].execute(case.context()) == stub.URI
+        assert vertex.creates == 1
 
 
 @pytest.mark.parametrize("deferrable", [False, True])

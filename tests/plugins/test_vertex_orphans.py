@@ -83,3 +83,59 @@ def test_jobs_of_another_airflow_are_left_alone(vertex, cloud, request, reap, mo
 
 def test_without_places_there_is_nothing_to_look_for(vertex):
     assert vertex_orphans.reap("{}") == []
+
+
+@pytest.mark.parametrize("variable", ["GCP_PROJECT", "COMPOSER_LOCATION", "COMPOSER_ENVIRONMENT", "GCS_BUCKET"])
+def test_two_environments_that_differ_in_anything_leave_each_others_jobs_alone(
+    vertex, cloud, request, reap, monkeypatch, variable
+):
+    told = {"GCP_PROJECT": "a-one", "COMPOSER_LOCATION": "europe-west4", "COMPOSER_ENVIRONMENT": "mlapp"}
+    for name, value in {**told, "GCS_BUCKET": "europe-west4-mlapp-1-bucket"}.items():
+        monkeypatch.setenv(name, value)
+    defer(request)
+    monkeypatch.setenv(variable, "another-1")
+    assert reap({}) == []
+    assert vertex.states() == ["QUEUED"]
+
+
+def test_a_region_that_only_a_run_named_is_looked_in(vertex, cloud, monkeypatch):
+    """Given a run whose form named another region and another project than the reaper's own settings do."""
+    folder = "gs://models/reaper-regions"
+    place = {"region": "asia-east1", "machine_type": "n2-standard-8"}
+    stage, _ = case.operator(case.settings(folder, place), deferrable=True)
+    with pytest.raises(TaskDeferred):
+        stage.execute(case.context())
+    monkeypatch.setattr(vertex_orphans, "get_current_context", lambda: {"ti": Airflow({"train": "failed"})})
+    conf = {"cloud.project": "p-two-2", "storage.models": f"{folder}/models", "placement.places": [case.SECOND]}
+    assert vertex_orphans.reap(json.dumps(conf)) == list(vertex.jobs)
+
+
+def test_a_deployments_regions_are_looked_in(vertex, cloud, monkeypatch):
+    looked = []
+    monkeypatch.setattr(vertex_orphans, "_reaped", lambda project, regions: looked.append((project, regions)) or [])
+    conf = {"cloud.project": "p-one-1", "placement.places": [{**case.SECOND, "region": "asia-east1"}]}
+    assert vertex_orphans.reap(json.dumps(conf)) == []
+    assert looked == [("p-one-1", ["asia-east1", "europe-west1", "europe-west4", "us-central1"])]
+
+
+def test_one_region_that_does_not_answer_keeps_no_other_orphan(vertex, cloud, request, reap):
+    import grpc
+    import vertex_stub as stub
+
+    defer(request)
+    vertex.find_errors = [stub.Refusal(grpc.StatusCode.PERMISSION_DENIED, "no access")]
+    assert reap({}) == list(vertex.jobs)
+
+
+def test_in_composer_the_reaper_is_on_from_the_start():
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    root = Path(__file__).parents[2]
+    code = "import vertex_reaper as module; print(module.reaper().is_paused_upon_creation)"
+    for extra, told in (({}, "True"), ({"COMPOSER_ENVIRONMENT": "mlapp"}, "False")):
+        environ = {**os.environ, "PYTHONPATH": f"{root}:{root}/plugins:{root}/dags", **extra}
+        done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+        assert done.stdout.split()[-1] == told

@@ -85,8 +85,8 @@ def test_bad_input_is_told_in_the_stages_own_line_and_not_tried_again(vertex, co
     ],
 )
 def test_a_failure_is_told_with_its_reason_and_its_log_and_airflow_may_try_again(vertex, config, step, told):
-    vertex.scenes["europe-west4"] = [(stub.pending, stub.running, step)]
-    stage, _ = case.operator(config())
+    vertex.scenes["europe-west1"] = [(stub.pending, stub.running, step)]
+    stage, _ = case.operator(config(case.SECOND))
     with pytest.raises(AirflowException) as raised:
         stage.execute(case.context())
     assert told in str(raised.value)
@@ -130,5 +130,7 @@ def test_the_price_is_told_before_and_after(vertex, config):
     assert 0 < told["cost"] < 30
     assert any("by the listed prices" in line for line in lines)
     (job,) = vertex.jobs.values()
-    beside = storage.at(Attempt.of(job).folder(f"{uri.removesuffix('/experiments/run/config.json')}/models/jobs"))
+    beside = storage.at(
+        Attempt.of(job).folder(f"{uri.removesuffix('/experiments/run/config.json')}/experiments/.mlapp/jobs")
+    )
     assert json.loads((beside / "placed.json").read_text()) == told

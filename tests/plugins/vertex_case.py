@@ -14,6 +14,7 @@ import vertex_jobs
 import vertex_stub
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.serde import deserialize, serialize
+from loopback.chaos import Weather
 from stage_operator import StageOperator
 
 from mlapp import configure, storage
@@ -25,13 +26,13 @@ TASK = {"dag_id": "fashion_mnist_training", "run_id": "manual__2026-11-21T10:00:
 
 
 @contextmanager
-def vertex(monkeypatch: pytest.MonkeyPatch) -> Iterator[vertex_stub.Vertex]:
-    """A Vertex AI that this process is connected to, with the pauses between calls cut short."""
+def vertex(monkeypatch: pytest.MonkeyPatch, weather: Weather | None = None) -> Iterator[vertex_stub.Vertex]:
+    """A Vertex AI that this process is connected to, in bad weather if so, with the pauses between calls cut short."""
     monkeypatch.setenv("AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT", '{"conn_type": "google_cloud_platform"}')
     monkeypatch.setattr(vertex_jobs, "BACKOFF_S", (0.01, 0.01))
     monkeypatch.setattr(vertex_jobs, "CONFIRM_EVERY_S", 0.01)
     monkeypatch.setattr(vertex_jobs, "PATIENCE_S", 1.0)
-    with vertex_stub.serving() as (service, address):
+    with vertex_stub.serving(weather) as (service, address):
         monkeypatch.setenv(vertex_jobs.ENDPOINT, address)
         yield service
 

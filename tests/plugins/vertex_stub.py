@@ -16,6 +16,7 @@ import grpc
 from google.cloud import aiplatform_v1 as v1
 from google.protobuf import any_pb2, empty_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from loopback.chaos import Interceptor, Weather
 
 from mlapp import storage
 
@@ -88,6 +89,8 @@ class Vertex:
         self.scenes: dict[str, list[Any]] = defaultdict(lambda: [WELL])
         self.creates = 0
         self.get_errors: list[Any] = []
+        self.find_errors: list[Any] = []
+        self.find_through: Callable[[Any, Any], Any] = self.find
         self.before_answer: Callable[[], object] = lambda: None
         self._steps: dict[str, Iterator[Step]] = {}
         self._names = itertools.count(1)
@@ -120,6 +123,8 @@ class Vertex:
     def get(self, request: Any, context: Any) -> Any:
         if self.get_errors:
             refuse(context, self.get_errors.pop(0))
+        if request.name not in self.jobs:
+            refuse(context, Refusal(grpc.StatusCode.NOT_FOUND, f"The CustomJob does not exist: {request.name}"))
         job = self.jobs[request.name]
         if job.state not in OVER and (step := next(self._steps[job.name], None)):
             before = job.state
@@ -128,6 +133,8 @@ class Vertex:
         return job
 
     def find(self, request: Any, context: Any) -> Any:
+        if self.find_errors:
+            refuse(context, self.find_errors.pop(0))
         wanted = dict(re.findall(r'labels\.(\w+)="([^"]*)"', request.filter))
         assert wanted, request.filter
         found = [
@@ -181,13 +188,17 @@ def refuse(context: Any, refusal: Refusal) -> None:
 
 
 @contextmanager
-def serving() -> Iterator[tuple[Vertex, str]]:
+def serving(weather: Weather | None = None) -> Iterator[tuple[Vertex, str]]:
     """The service and its address."""
     vertex = Vertex()
     methods = {
         "CreateCustomJob": (vertex.create, v1.CreateCustomJobRequest, v1.CustomJob.serialize),
         "GetCustomJob": (vertex.get, v1.GetCustomJobRequest, v1.CustomJob.serialize),
-        "ListCustomJobs": (vertex.find, v1.ListCustomJobsRequest, v1.ListCustomJobsResponse.serialize),
+        "ListCustomJobs": (
+            lambda request, context: vertex.find_through(request, context),  # noqa: PLW0108
+            v1.ListCustomJobsRequest,
+            v1.ListCustomJobsResponse.serialize,
+        ),
         "CancelCustomJob": (vertex.cancel, v1.CancelCustomJobRequest, empty_pb2.Empty.SerializeToString),
     }
     handlers = {
@@ -196,7 +207,7 @@ def serving() -> Iterator[tuple[Vertex, str]]:
         )
         for name, (method, request, serialize) in methods.items()
     }
-    server = grpc.server(futures.ThreadPoolExecutor(4))
+    server = grpc.server(futures.ThreadPoolExecutor(4), interceptors=[Interceptor(weather)] if weather else [])
     service = "google.cloud.aiplatform.v1.JobService"
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -14,6 +14,8 @@ from mlapp.schema_policy import Measure
 from mlapp.vetting import selector, verdict
 from mlapp.vetting.verdict import Verdict
 
+NAME = "fashion_mnist"
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -48,7 +50,7 @@ def vet(
     given = {name: settings.pop(name) for name in get_args(Measure) if name in settings}
     bounds = {"calibration_error": 1.0, "corrupted_accuracy": 0.0, "corrupted_accuracy_drop": 1.0, **given}
     gates = {name: _changed(name, bound) for name, bound in bounds.items()}
-    settings = {"registry": str(folder / "registry"), "gates": gates, "corrupted_images": 100, **settings}
+    settings = {"registry": str(folder / "registry"), "name": NAME, "gates": gates, "corrupted_images": 100, **settings}
     if baseline:
         settings["baseline"] = baseline.uri
     config = verdict.VetConfig(challenger=chosen.uri, data=data.uri, **settings)
@@ -67,7 +69,7 @@ def promote_config(folder: Path, data: StageResult, chain: Chain, **changes: obj
         data=data.uri,
         registry=str(folder / "registry"),
         results=(data.uri,),
-        **changes,
+        **{"name": NAME, **changes},
     )
 
 
@@ -80,4 +82,4 @@ def run(folder: Path, data: StageResult, teacher: StageResult, student: StageRes
 
 def pointer(folder: Path) -> Pointer:
     """The pointer of the registry that `promote_config` promotes to."""
-    return Pointer(str(folder / "registry"), "fashion_mnist")
+    return Pointer(str(folder / "registry"), NAME)

@@ -71,9 +71,11 @@ def test_moves_by_hand_are_told_with_who_and_why(told: Any, registry: Path) -> N
         f"fashion_mnist: {first} is the champion again, no longer {second}"
     ]
     assert told("show")[-1].endswith("Ada: angry customers")
-    assert told("promote", second) == [f"fashion_mnist: {second} is the champion again, no longer {first}"]
-    assert told("show")[-1].endswith(": by hand")
-    assert told("verify") == ["fashion_mnist: all whole"]
+    assert told("promote", second, "--why", "sunny") == [
+        f"fashion_mnist: {second} is the champion again, no longer {first}"
+    ]
+    assert told("show")[-1].endswith(": sunny")
+    assert told("verify") == ["fashion_mnist: all whole, 2 bundles, unsigned"]
 
 
 @pytest.mark.parametrize("damage", ["alter", "remove", "add", "gone", "pointer", "history"])
@@ -113,8 +115,8 @@ def test_verify_names_what_is_not_as_it_was(registry: Path, capsys: pytest.Captu
     [
         (["list", "--name", "nothing"], "holds no model 'nothing': give --name, of fashion_mnist"),
         (["show", "ffff"], "'ffff' names 0 bundles of"),
-        (["promote", "../../etc"], "is no bundle's id: give one of"),
-        (["promote", "0123456789ab"], "there is no bundle"),
+        (["promote", "../../etc", "--why", "x"], "is no bundle's id: give one of"),
+        (["promote", "0123456789ab", "--why", "x"], "there is no bundle"),
     ],
 )
 def test_what_is_not_there_is_told_with_what_is(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mlapp import storage
 from mlapp.errors import UserError
-from mlapp.registry import catalogue, history
+from mlapp.registry import history, integrity
 from mlapp.registry.bundle import Manifest
 from mlapp.registry.pointer import Pointer
 from mlapp.result import StageResult
@@ -94,7 +94,7 @@ def test_a_bundle_holds_the_history_that_it_followed(registry: Pointer) -> None:
     first, second = (Manifest.load(registry.folder / move["champion"] / "manifest.json") for move in registry.history())
     assert first.history is None
     assert history.holds(registry.history_text(), second.history)
-    assert not catalogue.damage(str(registry.folder.parent), "fashion_mnist")
+    assert not integrity.damage(str(registry.folder.parent), "fashion_mnist")
 
 
 def test_a_history_that_was_written_anew_or_cut_is_found_out(registry: Pointer) -> None:
@@ -105,14 +105,14 @@ def test_a_history_that_was_written_anew_or_cut_is_found_out(registry: Pointer) 
         forged = history.appended(forged, {name: value for name, value in move.items() if name != "previous"})
     storage.write_text(registry.folder / "HISTORY.jsonl", forged)
     assert registry.history()[0]["why"] == "forged"
-    [found] = catalogue.damage(str(registry.folder.parent), "fashion_mnist")
+    [found] = integrity.damage(str(registry.folder.parent), "fashion_mnist")
     assert f"lacks the history that bundle {second['champion']} followed" in found
 
     storage.write_text(registry.folder / "HISTORY.jsonl", forged.splitlines(keepends=True)[0])
-    assert "the history ends with" in catalogue.damage(str(registry.folder.parent), "fashion_mnist")[0]
+    assert "the history ends with" in integrity.damage(str(registry.folder.parent), "fashion_mnist")[0]
 
     storage.write_text(registry.folder / "CHAMPION", first["champion"])
-    [found] = catalogue.damage(str(registry.folder.parent), "fashion_mnist")
+    [found] = integrity.damage(str(registry.folder.parent), "fashion_mnist")
     assert f"lacks the history that bundle {second['champion']} followed" in found
 
 
@@ -122,7 +122,7 @@ def test_a_bundle_in_the_place_of_one_that_was_promoted_is_found_out(registry: P
     storage.write_text(registry.folder / "HISTORY.jsonl", history.appended("", json.loads(forged.splitlines()[0])))
     assert any(
         "is not the one that was promoted" in line
-        for line in catalogue.damage(str(registry.folder.parent), "fashion_mnist")
+        for line in integrity.damage(str(registry.folder.parent), "fashion_mnist")
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import chain
 import planted
 import pytest
+import shelf
 
 from mlapp import storage
 from mlapp.registry import promoter
@@ -111,3 +112,50 @@ def test_the_card_tells_of_a_search_only_if_one_was_made(
     card = promoted.artifact("model_card").read_text(encoding="utf-8")
     assert ("| tune |" in card, f"tune {tune.key[:12]}" in card) == (("trials" in artifacts),) * 2
     assert f"tune/{tune.key[:8]}" in promoted.artifact("manifest").read_text(encoding="utf-8")
+
+
+def test_names_from_the_data_are_markup_of_neither_card(
+    tmp_path: Path, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    """Given class names with Markdown, HTML, math, terminal escapes and shell, then both cards show them as text."""
+    hostile = ("a|b", "<img src=x>", "![x](http://e)", "`touch X`", "$\\frac$", "x\x1b[31m", "'; touch X;'")
+    data = planted.data(tmp_path / "data", classes=(*hostile, *planted.CLASSES[len(hostile) :]))
+    promoted = chain.run(tmp_path, data, planted_teacher, planted_student(3)).promoted
+    card = promoted.artifact("model_card").read_text(encoding="utf-8")
+    page = (promoted.artifact("model_card").parent / "model_card.html").read_text(encoding="utf-8")
+    table = card.partition("## Classes")[2].partition("![confusion")[0]
+    cells = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")][1:]
+    assert cells[:2] == [r"| a\|b", r"| \<img src=x\>"]
+    assert cells[2:5] == [r"| !\[x\](http://e)", r"| \`touch X\`", r"| \$\\frac\$"]
+    assert "\x1b" not in card + page
+    assert "<img src=x>" not in page
+
+
+def test_the_card_names_no_key(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    keys = shelf.pair(tmp_path, "secretly_placed")
+    vetted = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3), signing=keys)
+    promoted = promoter.run(chain.promote_config(tmp_path, planted_data, vetted, signing=keys), tmp_path / "promote")
+    files = [path for path in promoted.artifact("model_card").parent.iterdir() if path.suffix != ".png"]
+    assert "manifest.sig" in {path.name for path in files}
+    assert [path.name for path in files if b"secretly_placed" in path.read_bytes()] == []
+
+
+def test_the_lines_that_open_the_keras_file_do(
+    tmp_path: Path, planted_data: StageResult, vetted: chain.Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given the bundle as a folder, then what its card says, typed there, opens the network that was converted."""
+    from mlapp.vetting.scorer import score
+
+    result = promoter.run(chain.promote_config(tmp_path, planted_data, vetted), tmp_path / "promote")
+    card = result.artifact("model_card").read_text(encoding="utf-8")
+    assert "Keras 3 cannot" in card
+    [lines] = [block for block in card.split("```python\n")[1:] if "tf_keras" in block]
+    folder = Path(result.artifact("model_card").parent.path)
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    exec(lines.partition("```")[0], names)
+    images = planted.images(50).images
+    answers = names["network"](images.astype("float32")).numpy()
+    assert (answers.argmax(1) == score(folder / "model.float32.tflite", images).argmax(1)).all()

@@ -13,12 +13,13 @@ import chain
 import pytest
 
 from mlapp.errors import UserError
-from mlapp.registry import catalogue, promoter
+from mlapp.registry import integrity, promoter, rekeying
 from mlapp.registry.__main__ import main
 from mlapp.registry.bundle import Draft, describe, install
 from mlapp.registry.moves import rollback
 from mlapp.registry.pointer import Pointer
 from mlapp.result import StageResult
+from mlapp.schema import Signing
 
 pytest_plugins = "loopback.fixtures"
 NAME = "fashion_mnist"
@@ -46,7 +47,7 @@ def test_the_champions_predecessor_is_champion_again(
     tmp_path: Path, two: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second, _ = two
-    main(["rollback", "--registry", str(tmp_path / "registry"), "--name", NAME])
+    main(["rollback", "--why", "noise", "--registry", str(tmp_path / "registry"), "--name", NAME])
     assert capsys.readouterr().out == f"{NAME}: {first} is the champion again, no longer {second}\n"
     assert pointer(tmp_path).read() == first
     assert [(move["champion"], move["before"]) for move in pointer(tmp_path).history()] == [
@@ -90,7 +91,7 @@ def test_asking_for_the_present_champion_changes_nothing(
     tmp_path: Path, two: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, second, _ = two
-    main(["promote", second, "--registry", str(tmp_path / "registry"), "--name", NAME])
+    main(["promote", second, "--why", "better", "--registry", str(tmp_path / "registry"), "--name", NAME])
     assert "is the champion already" in capsys.readouterr().out
     assert len(pointer(tmp_path).history()) == 2
 
@@ -131,7 +132,7 @@ def test_the_champion_moving_meanwhile_stops_the_rollback(
 
 def test_without_a_champion_the_command_ends_with_exit_code_2_and_one_line(tmp_path: Path) -> None:
     environ = {**os.environ, "MLAPP_STORAGE__REGISTRY": str(tmp_path)}
-    command = [sys.executable, "-m", "mlapp.registry", "rollback", "--name", "nothing"]
+    command = [sys.executable, "-m", "mlapp.registry", "rollback", "--why", "x", "--name", "nothing"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
@@ -156,7 +157,7 @@ def test_only_what_was_champion_once_is_promoted_by_hand(tmp_path: Path, two: An
         rollback(str(tmp_path / "registry"), NAME, to=other(tmp_path))
     assert pointer(tmp_path).read() == second
     stray = other(tmp_path, "another")
-    [found] = catalogue.damage(str(tmp_path / "registry"), NAME)
+    [found] = integrity.damage(str(tmp_path / "registry"), NAME)
     assert found.endswith(f"{stray} is one of another: remove it")
 
 
@@ -179,7 +180,7 @@ def test_a_bundle_that_is_still_being_written_is_in_nobodys_way(
     assert half.name not in capsys.readouterr().out
 
 
-def test_a_champion_that_was_brought_back_by_hand_stands(tmp_path: Path, two: Any) -> None:
+def test_a_champion_that_was_brought_back_by_hand_stops_every_move_until_adopted(tmp_path: Path, two: Any) -> None:
     """Given an old CHAMPION with its old times, as a backup's copy has them, then that is no move that was cut off."""
     first, second, _ = two
     champion = tmp_path / "registry" / NAME / "CHAMPION"
@@ -188,7 +189,14 @@ def test_a_champion_that_was_brought_back_by_hand_stands(tmp_path: Path, two: An
     shutil.copy2(champion, kept)
     rollback(str(tmp_path / "registry"), NAME, to=second)
     shutil.copy2(kept, champion)
-    assert pointer(tmp_path).settle() == first
+    history = pointer(tmp_path).history_text()
+    for move in (pointer(tmp_path).settle, lambda: rollback(str(tmp_path / "registry"), NAME, to=second)):
+        with pytest.raises(UserError, match=f"the pointer names {first}, the history ends with {second}.*adopt --name"):
+            move()
+    assert (pointer(tmp_path).read(), pointer(tmp_path).history_text()) == (first, history)
+    rekeying.adopt(str(tmp_path / "registry"), NAME, Signing(), by="Ada", why="the backup is right")
+    assert (pointer(tmp_path).settle(), pointer(tmp_path).history()[-1]["why"]) == (first, "the backup is right")
+    assert integrity.damage(str(tmp_path / "registry"), NAME) == []
 
 
 def test_no_name_leads_out_of_the_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,14 +134,15 @@ def test_a_move_that_was_cut_off_is_finished_by_the_next_one(
 
 
 @pytest.mark.parametrize("place", ["bucket", "disk"])
-def test_a_pointer_that_somebody_wrote_by_hand_is_left_alone(registry: str, tmp_path: Path, place: str) -> None:
+def test_a_pointer_that_somebody_wrote_by_hand_stops_every_move(registry: str, tmp_path: Path, place: str) -> None:
     moving = Pointer(registry if place == "bucket" else str(tmp_path), "m")
     moving.swap(None, bundle(1), {})
     moving.swap(bundle(1), bundle(2), {})
     storage.write_text(moving.folder / POINTER, f"{bundle(1)}\n")
-    assert moving.settle() == bundle(1)
-    moving.swap(bundle(1), bundle(3), {})
-    assert moving.history()[-1]["before"] == bundle(1)
+    for move in (moving.settle, lambda: moving.swap(bundle(1), bundle(3), {})):
+        with pytest.raises(UserError, match=f"the pointer names {bundle(1)}, the history ends with {bundle(2)}"):
+            move()
+    assert (moving.read(), len(moving.history())) == (bundle(1), 2)
 
 
 def test_a_write_whose_answer_was_lost_is_known_as_ours(registry: str, monkeypatch: pytest.MonkeyPatch) -> None:

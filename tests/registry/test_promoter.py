@@ -14,6 +14,7 @@ from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.registry import promoter
 from mlapp.registry.bundle import verify
+from mlapp.registry.moves import rollback
 from mlapp.registry.pointer import Pointer
 from mlapp.result import StageResult
 from mlapp.vetting.scorer import score
@@ -216,7 +217,7 @@ def test_a_rolled_back_model_stays_out_when_it_is_vetted_anew(
     first = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2, 4, 6), **floors)
     chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2), **floors)
     before = first.promoted.artifact("manifest").parent.name
-    storage.write_text(chain.pointer(tmp_path).folder / "CHAMPION", before)
+    rollback(str(tmp_path / "registry"), "fashion_mnist")
     again = chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2), **floors, seed=1)
     assert again.verdict.decision == "promote"
     assert again.promoted.headline.startswith("hold: ")

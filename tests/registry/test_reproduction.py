@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+from pathlib import Path
 from typing import Any
 
 from mlapp import config
 from mlapp.policy import policy_of
 from mlapp.registry.reproduction import SECTIONS, command
 from mlapp.result import StageResult
+
+ROOT = Path(__file__).parents[2]
 
 
 def result(stage: str, **settings: Any) -> StageResult:
@@ -65,3 +69,50 @@ def test_stages_that_were_left_out_change_nothing() -> None:
 
 def test_inputs_and_places_are_no_settings() -> None:
     assert "/some/where" not in command(results("smoke", **{"training.epochs": 3}))
+
+
+HOSTILE = (
+    *("'; touch X;'", '"; touch X; "', "$(touch X)", "`touch X`", "${IFS}", "$(shell touch X)", "a\\", "!!", "#x", "%"),
+    *("snow\N{SNOWMAN}", "two  spaces", "&& touch X", "--eval=x", "*"),
+)
+
+
+def pasted(line: str, folder: Path, make: str) -> list[str]:
+    """What make is given when a person pastes the line into bash, with a make of our own."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "make").write_text(make)
+    (folder / "bin" / "make").chmod(0o755)
+    environ = {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "HOME": str(folder)}
+    subprocess.run(["bash"], input=f"{line}\n", text=True, check=True, cwd=folder, env=environ)
+    assert {path.name for path in folder.iterdir()} == {"bin", "told"}, "something else ran"
+    return (folder / "told").read_text().split("\0")[:-1]
+
+
+def test_the_command_can_be_pasted_into_bash_whatever_strangers_called_their_classes(tmp_path: Path) -> None:
+    changes = {"data.name": "mine", "data.source": "/data/my $(touch X) 'set'", "data.classes": HOSTILE}
+    told = command(results("standard", **changes), "mine")
+    assert "\n" not in told
+    run, preset, conf = pasted(told, tmp_path, "#!/bin/sh\nprintf '%s\\0' \"$@\" >told\n")
+    assert (run, preset) == ("run", "PRESET=standard")
+    given = json.loads(conf.removeprefix("CONF="))
+    assert given.pop("promotion.name") == "mine"
+    assert tuple(given["data.classes"]) == HOSTILE
+    assert config.load("standard", given, environ={}) == config.load("standard", changes, environ={})
+
+
+def test_the_real_make_hands_it_on_as_it_was_pasted(tmp_path: Path) -> None:
+    """Given make's own way with $ and #, and the Makefile's lines that hand CONF on, then nothing of it is expanded."""
+    makefile = (ROOT / "Makefile").read_text()
+    taken = [
+        line for line in makefile.splitlines() if "CONF" in line and line.startswith(("override", "export", "CONF"))
+    ]
+    recipe = "run:\n\t@printf '%s\\0' \"$$CONF\" >told"
+    (tmp_path / "Makefile").write_text("\n".join([*taken, recipe, ""]))
+    line = command(results("standard", **{"data.name": "mine", "data.classes": HOSTILE}), "mine")
+    subprocess.run(["bash"], input=f"{line}\n", text=True, check=True, cwd=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"Makefile", "told"}
+    assert tuple(json.loads((tmp_path / "told").read_text().rstrip("\0"))["data.classes"]) == HOSTILE
+
+
+def test_the_command_names_the_model_that_it_made() -> None:
+    assert command(results("quick"), "shoes") == """make run PRESET=quick CONF='{"promotion.name": "shoes"}'"""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlapp.etl.raw_data import open_raw
-from mlapp.registry import catalogue
+from mlapp.registry import catalogue, integrity
 from mlapp.vetting.scorer import score
 
 REGISTRY = Path(__file__).parents[2] / "production_models"
@@ -20,7 +20,7 @@ OF_A_MACHINE = re.compile(r"(?<![\w.:/])/(home|root|tmp|work|Users|usr|opt|data|
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_bundle_pointer_and_history_are_whole(name: str) -> None:
-    assert catalogue.damage(str(REGISTRY), name) == []
+    assert integrity.damage(str(REGISTRY), name) == []
 
 
 @pytest.mark.parametrize("name", SHIPPED)

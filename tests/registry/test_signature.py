@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -16,11 +18,12 @@ from upath import UPath
 
 from mlapp import storage
 from mlapp.errors import UserError
-from mlapp.registry import catalogue
+from mlapp.registry import integrity
 from mlapp.registry.__main__ import main
 from mlapp.registry.bundle import Draft, Manifest, describe, install, verify
 from mlapp.registry.moves import rollback
 from mlapp.registry.pointer import Pointer
+from mlapp.registry.signing import Signer
 from mlapp.schema import Signing
 
 pytest_plugins = "loopback.fixtures"
@@ -56,7 +59,7 @@ def filed(registry: str, keys: Signing, content: str = "weights", before: str | 
         (draft / "labels.json").write_text("[]")
         about = {"name": NAME, "model": "model.int8.tflite", "predecessor": before, "created": "2026-08-26"}
         place = install(draft, describe(draft, **about, data={}, stages={}, history=None), pointer.folder, keys)
-    pointer.swap(before, place.name, {"model": "any"})
+    pointer.swap(before, place.name, {"model": "any"}, keys)
     return place
 
 
@@ -136,15 +139,14 @@ def test_with_a_key_not_even_the_historys_last_line_can_be_written_anew(
     first = filed(str(tmp_path), keys)
     filed(str(tmp_path), keys, "others", first.name)
     pointer = Pointer(str(tmp_path), NAME)
-    unsigned = f"the last line of {pointer.folder}/HISTORY.jsonl is not signed by the holder of"
-    assert catalogue.damage(str(tmp_path), NAME, keys)[0].startswith(unsigned)
     rollback(str(tmp_path), NAME, by="Ada", keys=keys)
-    assert catalogue.damage(str(tmp_path), NAME, keys) == []
-    assert catalogue.damage(str(tmp_path), NAME, others)[-1].startswith(unsigned)
+    assert integrity.damage(str(tmp_path), NAME, keys) == []
+    line = f"line 1 (and 2 more) of {pointer.folder}/HISTORY.jsonl is not signed by a key in force"
+    assert any(found.startswith(line) for found in integrity.damage(str(tmp_path), NAME, others))
     storage.write_text(pointer.folder / "HISTORY.jsonl", pointer.history_text().replace('"Ada"', '"Eve"'))
     assert pointer.history()[-1]["by"] == "Eve"
-    [found] = catalogue.damage(str(tmp_path), NAME, keys)
-    assert found.startswith(unsigned)
+    [found] = integrity.damage(str(tmp_path), NAME, keys)
+    assert found.startswith(f"line 3 of {pointer.folder}/HISTORY.jsonl is not signed by a key in force")
 
 
 def test_bundles_of_before_are_signed_by_command(
@@ -186,9 +188,58 @@ def test_a_key_that_is_none_is_told_without_what_it_holds(
     file = tmp_path / "key.pem"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(UserError, match=r"key\.pem") as error:
+    gist = r"signing\.private_key" if which == "private_key" else r"key\.pem"
+    with pytest.raises(UserError, match=gist) as error:
         verify(filed(str(tmp_path / "registry"), wrong := keys.model_copy(update={which: str(file)})), wrong)
     assert "\n" not in str(error.value)
     assert "not a key" not in str(error.value)
+    assert ("key.pem" in str(error.value)) == (which == "public_key")
     if which == "private_key":
         assert Pointer(str(tmp_path / "registry"), NAME).read() is None
+
+
+def test_a_kill_while_it_signs_leaves_no_key_on_the_disk(tmp_path: Path, keys: Signing) -> None:
+    """Given a key from Secret Manager and kills at twenty moments of signing, then no file anywhere holds it."""
+    secret = Path(str(keys.private_key)).read_bytes()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    code = f"""
+import sys
+from mlapp.registry.signing import Signer
+from mlapp.schema import Signing
+print("ready", flush=True)
+while True:
+    signer = Signer(Signing(private_key={SECRET!r}))
+    signer.sign("a line"), signer.sign_manifest(b"{{}}")
+"""
+    with serving(SecretManager({SECRET: [secret]})) as environ:
+        given = {**os.environ, **environ, "TMPDIR": str(scratch), "HOME": str(scratch)}
+        for moment in range(20):
+            with subprocess.Popen(
+                [sys.executable, "-Wignore", "-c", code], cwd=scratch, env=given, stdout=subprocess.PIPE
+            ) as process:
+                assert process.stdout
+                assert process.stdout.readline() == b"ready\n"
+                time.sleep(0.02 * moment)
+                process.kill()
+    assert [path for path in scratch.rglob("*") if path.is_file()] == []
+
+
+def test_a_key_that_others_may_read_is_warned_about_without_its_place(
+    tmp_path: Path, keys: Signing, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "open.pem"
+    file.write_bytes(Path(str(keys.private_key)).read_bytes())
+    for mode, warned in ((0o600, False), (0o644, True), (0o640, True)):
+        caplog.clear()
+        file.chmod(mode)
+        Signer(Signing(private_key=str(file)))
+        assert ["chmod 600" in line and "open.pem" not in line for line in caplog.messages] == [True] * warned
+
+
+def test_signing_needs_neither_the_library_nor_its_two_seconds(tmp_path: Path, keys: Signing) -> None:
+    code = "import sys; from mlapp.registry.signing import Signer; from mlapp.schema import Signing; "
+    code += f"Signer(Signing(private_key={keys.private_key!r})).sign_manifest(b'x'); "
+    code += "print('model_signing' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -51,9 +51,9 @@ def test_a_kill_during_the_upload_leaves_it_to_the_next_start_which_uploads_noth
     with subprocess.Popen(command(tmp_path, run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as second:
         wait_for(lambda: vertex.front.calls["GetOperation"] > asked, second)
         vertex.models.finish_uploads()
-        told, failed = second.communicate(timeout=60)
+        _, told = second.communicate(timeout=60)
 
-    assert second.returncode == 0, failed
+    assert second.returncode == 0, told
     assert "an upload is under way already" in told
     assert uploads(vertex) == 1
     assert vertex.models.aliases(NAME) == {"default": "1", "champion": "1"}

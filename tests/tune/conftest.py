@@ -24,6 +24,7 @@ def tiny_trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setitem(tuner.TRAINERS, "train", "tests.tune.tiny_trainer")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("TINY_NOTES", str(tmp_path / "notes"))
+    monkeypatch.setenv("MLAPP_CHILD_ENV", "TINY_*")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return tmp_path / "notes"
 

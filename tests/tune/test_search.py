@@ -167,8 +167,8 @@ def test_a_trial_that_fails_does_not_end_the_search_nor_its_worker(
 @pytest.mark.parametrize(
     ("does", "error", "told"),
     [
-        ("crash", RuntimeError, r"^all 2 trials failed, the first with ValueError: a bug of two lines \(tiny_trainer"),
-        ("die", RuntimeError, r"^all 2 trials failed, the first with its worker died: "),
+        ("crash", UserError, r"^all 2 trials failed, the first with ValueError: a bug of two lines \(tiny_trainer"),
+        ("die", UserError, r"^all 2 trials failed, the first with its worker died: "),
     ],
 )
 def test_when_all_trials_fail_the_first_ones_error_is_told_in_one_line(

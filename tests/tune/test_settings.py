@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import socket
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import optuna
 import pytest
 from pydantic import TypeAdapter
 
@@ -25,7 +28,7 @@ from mlapp.schema import Distillation, Training, Tuning
 from mlapp.search_space import Choice, Dimension, Real, Whole
 from mlapp.tune import tuner
 from mlapp.tune.plan import MB, Node, Plan, plan
-from mlapp.tune.space import nearest
+from mlapp.tune.space import checked, distributions, every, nearest
 from mlapp.tune.trials import Trials
 from mlapp.tuned import with_tuned
 
@@ -126,6 +129,17 @@ def test_a_space_that_the_trainer_does_not_take_is_one_clear_line(
         ("{learning_rate: {kind: choice, of: [1]}}", "should have at least 2 items"),
         ("{learning_rate: {kind: real, low: 0, high: 1, lag: true}}", "tuning.space.learning_rate.real.lag"),
         ("[learning_rate]", "tuning.space: input should be a valid dictionary"),
+        (f"{{learning_rate: {{kind: whole, low: 1, high: {10**400}}}}}", "less than or equal to 9007199254740992"),
+        (f"{{learning_rate: {{kind: whole, low: -{10**30}, high: 5}}}}", "greater than or equal to -9007199254740992"),
+        ("{learning_rate: {kind: real, low: -1.0e308, high: 1.0e308}}", "or equal to 1000000000000000, not '1.0e308'"),
+        ("{learning_rate: {kind: real, low: .nan, high: .inf}}", "tuning.space.learning_rate.real.low: input"),
+        ("{learning_rate: {kind: choice, of: [.nan, .inf]}}", "tuning.space.learning_rate.choice.of.0"),
+        (f"{{learning_rate: {{kind: choice, of: {list(range(20_000))}}}}}", "should have at most 1000 items"),
+        (f"{{learning_rate: {{kind: choice, of: [a, {'b' * 9_000}]}}}}", "(9,002 characters)"),
+        (f"{{learning_rate: {{kind: {'k' * 9_000}}}}}", "characters)"),
+        ("{learning_rate: {kind: [real], low: 0, high: 1}}", "tuning.space.learning_rate"),
+        ("{learning_rate: {kind: real, low: 10^30, high: 1}}", "unable to parse string as a number, not '10^30'"),
+        (str({f"no{n}": 1 for n in range(5_000)}), "and 4,990 more"),
     ],
 )
 def test_a_space_that_is_none_is_told_by_the_configuration(given: str, told: str) -> None:
@@ -133,6 +147,34 @@ def test_a_space_that_is_none_is_told_by_the_configuration(given: str, told: str
         load("smoke", configuration.parse_overrides([f"tuning.space={given}"]), environ={})
     assert told in str(raised.value)
     assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 5_000
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_space_however_odd_ends_in_a_traceback(config: Make, no_ray: None, tmp_path: Path, seed: int) -> None:
+    """A space is taken as the samplers can take it, or refused in one line."""
+    odd = [0, 1, -1, 10**30, 10**400, 1e308, -1e308, 5e-324, math.inf, math.nan, 0.5, True, None, "", "nan", [], {}, 64]
+    random = Random(seed)
+    for _ in range(150):
+        name = random.choice(sorted(Training.model_fields))
+        ends = {"low": random.choice(odd), "high": random.choice(odd), "log": random.choice([True, False, *odd])}
+        dimension = random.choice(
+            [{"kind": "real", **ends}, {"kind": "whole", **ends}, {"kind": "choice", "of": random.choices(odd, k=3)}]
+        )
+        assert all("\n" not in line and len(line) < 5_000 for line in refused({name: dimension}))
+
+
+def refused(space: dict[str, Any]) -> list[str]:
+    """Why a space is refused; nothing where the sampler takes it."""
+    try:
+        given = load("smoke", {"tuning": {"space": space}}, environ={}).tuning.space
+        taken = checked(given, dnn_trainer.DnnTrainerConfig(data="-"), set(Training.model_fields), "train")
+    except UserError as error:
+        return [str(error)]
+    nearest(taken, Training())
+    every(taken, 1000)
+    optuna.create_study().ask(distributions(taken))
+    return []
 
 
 def test_a_space_of_ones_own_is_taken_from_every_layer() -> None:

@@ -22,7 +22,7 @@ SEARCH_SPACE: SearchSpace = {
     "batch_size": Whole(low=8, high=64),
     "augmentation": Choice(of=("none", "light")),
 }
-DOES = {1: "refuse", 2: "refuse light", 3: "crash", 4: "die", 5: "meet"}
+DOES = {1: "refuse", 2: "refuse light", 3: "crash", 4: "die", 5: "meet", 6: "guess"}
 IMPORTED = time.monotonic_ns()  # of this import of this module
 
 
@@ -34,6 +34,8 @@ class TinyTrainerConfig(Training):
 
 def accuracy(config: Training, epoch: int) -> float:
     """Best at a learning rate of 0.1 without augmentation; rises with the epochs."""
+    if DOES.get(config.seed) == "guess":
+        return 0.1
     return 0.9 * epoch / config.epochs * config.learning_rate**0.05 - 0.1 * (config.augmentation == "light")
 
 

@@ -1,0 +1,50 @@
+"""Which results this project computed itself: the hash of each, kept where whoever writes models and data cannot write.
+
+A result's key is a hash of public things, so anyone who can write to a bucket can plant a result of the right key, with
+files of his own. So a result in a bucket is only reused if it was entered here when it was computed. Results on local
+disks need no entry: who writes there can change the code as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from upath import UPath
+
+from mlapp import storage
+from mlapp.result import StageResult
+
+FOLDER = ".mlapp"  # in the experiments area, beside the runs' folders; a run's name never begins with a dot
+
+_area: ContextVar[str | None] = ContextVar("ledger", default=None)
+
+
+@contextmanager
+def kept_in(experiments: str) -> Iterator[None]:
+    """Know results by the entries in this experiments area, inside."""
+    token = _area.set(experiments)
+    try:
+        yield
+    finally:
+        _area.reset(token)
+
+
+def enter(result: StageResult) -> None:
+    """Enter a result that was computed just now; outside `kept_in` nothing is entered, and nothing is known."""
+    if entry := _entry(result):
+        storage.write_text(entry, f"{result.reference}\n")
+
+
+def knows(result: StageResult) -> bool:
+    """Whether this very result was entered."""
+    entry = _entry(result)
+    return entry is not None and entry.exists()
+
+
+def _entry(result: StageResult) -> UPath | None:
+    area = _area.get()
+    if area is None or result.sha256 is None:
+        return None
+    return storage.at(area) / FOLDER / "results" / result.stage / result.key[:16] / result.sha256

@@ -1,0 +1,81 @@
+"""The project's Airflow homes on a laptop, each with a database of its own.
+
+``terminal`` is for `make run` and `airflow dags test`, and no scheduler reads it; ``standalone`` is for `make airflow`.
+Only a home that the project made, which its marker file says, is ever migrated or written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, NoReturn
+
+MARKER = ".mlapp"
+MIGRATED = "migrated"
+LOCK = "in-use"
+DATABASE = "airflow.db"
+
+
+def refuse(line: str) -> NoReturn:
+    """End the command with one line, before anything is done."""
+    sys.stderr.write(f"error: {line}\n")
+    sys.exit(2)
+
+
+def terminal() -> Path:
+    """The home that `env.sh` selects."""
+    home = os.environ.get("AIRFLOW_HOME")
+    if not home:
+        refuse("AIRFLOW_HOME is not set: source env.sh first, or use make")
+    return Path(home)
+
+
+def check(home: Path) -> None:
+    """Refuse a home that the project did not make."""
+    if home.exists() and not (home / MARKER).exists():
+        refuse(f"{home} is not a home that this project made: source env.sh, and give MLAPP_AIRFLOW_HOME a new folder")
+
+
+def prepare(home: Path, environ: Mapping[str, str]) -> None:
+    """Make the home, or bring its database up to the installed Airflow."""
+    check(home)
+    home.mkdir(parents=True, exist_ok=True)
+    (home / MARKER).touch()
+    stamp, installed = home / MIGRATED, version("apache-airflow")
+    if (home / DATABASE).exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == installed:
+        return
+    command = [sys.executable, "-m", "airflow", "db", "migrate"]
+    with (home / "migrate.log").open("w", encoding="utf-8") as log:
+        done = subprocess.run(command, env=dict(environ), stdout=log, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        refuse(f"Airflow's database could not be prepared ({home / 'migrate.log'}): remove {home} and run again")
+    stamp.write_text(installed, encoding="utf-8")
+
+
+def hold(home: Path, purpose: str) -> IO[str]:
+    """Keep the home for this process until the file that this returns is closed; refuse where another one has it."""
+    lock = (home / LOCK).open("a+", encoding="utf-8")
+    lock.seek(0)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = (lock.readline().strip() or "another process").replace("\t", ", ")
+        refuse(f"{home} is in use by {holder}: wait for it, or give MLAPP_AIRFLOW_HOME another folder for {purpose}")
+    return lock
+
+
+def note(lock: IO[str], *lines: str) -> None:
+    """Write who holds the home, for those who are refused, and for the next one."""
+    lock.seek(0)
+    lock.truncate()
+    lock.write("\n".join(lines) + "\n")
+    lock.flush()
+
+
+if __name__ == "__main__":
+    prepare(terminal(), os.environ)
