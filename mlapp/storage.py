@@ -13,6 +13,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -282,9 +283,17 @@ _known: set[tuple[str | int, ...]] = set()
 _copies: dict[tuple[str, str], Path] = {}
 
 
-@functools.cache
+_making = threading.Lock()
+
+
 def _fetched() -> tempfile.TemporaryDirectory[str]:
     """Where this process keeps copies of remote files; removed when it ends."""
+    with _making:  # else two threads make one each, and that of the first vanishes with what it holds
+        return _folder()
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="mlapp-fetch-")
 
 
