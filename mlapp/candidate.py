@@ -8,13 +8,24 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
 
 from mlapp import storage
 from mlapp.result import Metric, Record, StageResult
 
 Kind = Literal["teacher", "student", "filters pruned", "weights pruned", "baseline"]
 Precision = Literal["float32", "int8"]
+Count = Annotated[int, Field(ge=0, le=1 << 50)]
+
+
+def _finite(metric: Metric) -> Metric:
+    """A figure that can be compared and drawn."""
+    figures = [figure for figure in (metric.value, metric.low, metric.high) if figure is not None]
+    if metric.value < 0 or not all(abs(figure) < 1e12 for figure in figures):
+        raise ValueError(f"a figure is out of bounds: {figures}")
+    return metric
 
 
 class Candidate(Record):
@@ -27,14 +38,14 @@ class Candidate(Record):
     name: str
     kind: Kind
     precision: Precision
-    artifact: str
-    bytes: int
-    compressed_bytes: int
-    parameters: int
-    nonzero_parameters: int
-    macs: int | None
-    validation_accuracy: Metric
-    latency_us: Metric
+    artifact: Literal["float32", "int8", "model"]
+    bytes: Count
+    compressed_bytes: Count
+    parameters: Count
+    nonzero_parameters: Count
+    macs: Count | None
+    validation_accuracy: Annotated[Metric, AfterValidator(_finite)]
+    latency_us: Annotated[Metric, AfterValidator(_finite)]
     description: str = ""
 
     @property

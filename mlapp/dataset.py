@@ -89,6 +89,11 @@ class Dataset:
                 f"{self.result.uri}: {name} has images {images.shape} and labels {labels.shape}, not (n, "
                 f"{', '.join(map(str, self.shape))}) and (n,): run the transform stage again"
             )
+        if len(labels) and labels.max() >= len(self.classes):
+            raise UserError(
+                f"{self.result.uri}: {name} has label {labels.max()}, and there are {len(self.classes)} classes: run "
+                "the transform stage again"
+            )
         return Split(images, labels)
 
 

@@ -160,7 +160,8 @@ class StageResult(Record):
 
     def handed_on(self, name: str) -> Artifact:
         """The artifact as a later stage's own: the same file, by the hash that this result has of it."""
-        return self.artifacts[name].model_copy(update={"uri": str(self.artifact(name))})
+        place = self.artifact(name)
+        return self.artifacts[name].model_copy(update={"uri": str(place)})
 
     def digest(self) -> str:
         """Hash of what this result stands for, whenever and wherever it was computed."""

@@ -83,6 +83,26 @@ def test_candidates(
         refused(selector.run, [f"--results={given.reference}", f"--workdir={tmp_path / 'work'}"], capsys)
 
 
+ODD: dict[str, Any] = {
+    "no number": {"validation_accuracy": {"value": float("nan"), "n": 10}},
+    "endless": {"latency_us": {"value": float("inf")}},
+    "negative": {"bytes": -1},
+    "beyond all numbers": {"macs": 10**40},
+    "a file of its own": {"artifact": "../../etc/passwd"},
+}
+
+
+@pytest.mark.parametrize("wrong", ODD)
+def test_figures_of_candidates(
+    planted_teacher: StageResult, tmp_path: Path, marker: Path, capsys: pytest.CaptureFixture[str], wrong: str
+) -> None:
+    known = json.loads(planted_teacher.local("candidates").read_text())
+    content = json.dumps([{**each, **ODD[wrong]} for each in known]).encode()
+    given = replaced(planted_teacher, tmp_path / "given", "candidates", content)
+    with harmless(marker):
+        refused(selector.run, [f"--results={given.reference}", f"--workdir={tmp_path / 'work'}"], capsys)
+
+
 @pytest.fixture(scope="module")
 def ran(
     tmp_path_factory: pytest.TempPathFactory,

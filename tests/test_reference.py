@@ -104,7 +104,7 @@ def test_the_command_keeps_its_entries_in_the_experiments_area(
     from mlapp.command_line import main
 
     tiny_stage.CALLS.clear()
-    places = [f"storage.experiments={tmp_path}", f"storage.models={area}/models", "tracking.wandb=off"]
+    places = [f"storage.experiments={tmp_path}", f"--workdir={area}/models/tiny", "tracking.wandb=off"]
     for _ in range(2):
         main(run, ["--text=ours", *places])
     assert tiny_stage.CALLS == ["ours"]

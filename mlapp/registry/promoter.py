@@ -136,6 +136,8 @@ def fill(
     for name, file in MODELS.items():
         shutil.copyfile(challenger.local(name), draft / file)
     chosen = challenger.content("challenger", Placed).candidate.model_dump(mode="json")
+    if chosen["artifact"] not in MODELS:
+        raise UserError(f"{challenger.uri} chose {chosen['name']}, which is compared with only: run choose again")
     served = MODELS[chosen["artifact"]]
     shutil.copyfile(challenger.local("frontier_plot"), draft / "frontier.png")
     (draft / "labels.json").write_text(json.dumps(list(dataset.classes), indent=2) + "\n", encoding="utf-8")

@@ -67,7 +67,8 @@ class RunFolder(Tracker):
             if source.parent == self.folder:  # the summary is there already
                 continue
             if source.suffix in READABLE and artifact.bytes <= LARGEST_COPY and name != "model":
-                storage.copy(source, self._place / f"{name}{source.suffix}")
+                verified = storage.at(result.local(name))
+                storage.copy(verified, self._place / f"{name}{source.suffix}")
         if "history" in result.artifacts:
             storage.write_text(self._place / HISTORY, history_table(result.content("history", list[dict[str, float]])))
 

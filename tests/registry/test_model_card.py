@@ -151,7 +151,7 @@ def test_the_lines_that_open_the_keras_file_do(
     result = promoter.run(chain.promote_config(tmp_path, planted_data, vetted), tmp_path / "promote")
     card = result.artifact("model_card").read_text(encoding="utf-8")
     assert "Keras 3 cannot" in card
-    [lines] = [block for block in card.split("```python\n")[1:] if "tf_keras" in block]
+    [lines] = [block for block in card.split("```python\n")[1:] if "import tf_keras" in block]
     folder = Path(result.artifact("model_card").parent.path)
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {}
