@@ -55,11 +55,6 @@ def show_form(made: DAG, form: dict[str, Param]) -> None:
     made.params = form
 
 
-def _named(names: list[str]) -> dict[str, Any]:
-    """The rules for one of these names, or a YAML file."""
-    return {"examples": names, "pattern": rf"^({'|'.join(names)}|.+\.ya?ml)$"}
-
-
 def _purpose(model: type) -> str:
     return (model.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
