@@ -32,6 +32,9 @@ REQUIREMENTS := requirements-pip.txt requirements-dev.txt
 LOCK := $(shell cat $(REQUIREMENTS) | sha256sum | cut -c1-12)
 INSTALLED := .venv/installed-$(LOCK)
 # Airflow's homes: one for `make run`, one for `make airflow`. AIRFLOW_HOME is another Airflow's, and left alone.
+ifneq ($(words $(MLAPP_AIRFLOW_HOME)),$(if $(MLAPP_AIRFLOW_HOME),1,0))
+$(error MLAPP_AIRFLOW_HOME holds a space: give a folder without one)
+endif
 MIGRATED := $(or $(MLAPP_AIRFLOW_HOME),.airflow)/terminal/migrated-$(LOCK)
 
 # What a lock may hold: nothing that was published later. Versions stay as they are where they fit; UPGRADE=--upgrade takes

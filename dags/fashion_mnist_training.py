@@ -2,14 +2,15 @@
 ### Fashion-MNIST, from raw files to a vetted model
 
 A run is started by hand, or by new data: `fashion_mnist_data` announces them, and data that were trained on already
-start nothing (**wanted**). The run's settings are resolved once (**configure**). The data set is fetched (**extract**),
-checked (**validate**) and split (**transform**). A teacher network learns from it (**train**), students of several
-widths learn from the teacher (**distill**), and the best student loses filters or weights at several sparsities
-(**prune**). Settings may be searched for first (**tune_…**, where `tuning.trials` is above 0), and boosted trees stand
-beside the networks, to compare them with (**baseline**). The smallest candidate that is nearly as good as the teacher
-on the validation split becomes the challenger (**choose**). It meets the champion on the frozen test set (**vet**) and
-takes its place if it earned it (**promote**) and, where the run asks for that, a person approves (**approve**). The run
-ends by telling which data it trained on (**announce**), and with a table of what came of it (**summarise**), in
+start nothing (**wanted**). The run's settings are resolved once (**configure**). The data set is fetched
+(**extract**), held against the champion that it is to replace (**check_champion**), checked (**validate**) and split
+(**transform**). A teacher network learns from it (**train**), students of several widths learn from the teacher
+(**distill**), and the best student loses filters or weights at several sparsities (**prune**). Settings may be
+searched for first (**tune_…**, where `tuning.trials` is above 0), and boosted trees stand beside the networks, to
+compare them with (**baseline**). The smallest candidate that is nearly as good as the teacher on the validation split
+becomes the challenger (**choose**). It meets the champion on the frozen test set (**vet**) and takes its place if it
+earned it (**promote**) and, where the run asks for that, a person approves (**approve**). The run ends by telling
+which data it trained on (**announce**), and with a table of what came of it (**summarise**), in
 `experiments/<date>-<run>/`. If the run asks for it, Vertex AI is shown the model (**register**) and the run
 (**log_experiment**).
 
@@ -50,6 +51,8 @@ def fashion_mnist_training() -> None:
     stages = Stages(data_of="{{ config_of_data(triggering_asset_events) }}")
     wanted >> stages.config
     raw, report, prepared = stages.data()
+    checked = stages.here("check_champion", "mlapp.registry.check_champion", raw=raw)
+    checked >> report
     data = task(task_id="as_announced")(as_announced)(prepared)
     tuned = stages.tuned("train", data=data)
     teacher = stages.one("train", "mlapp.dl.dnn_trainer", HOURS, data=data, tuned=tuned)

@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
         bucket = _bucket(arguments)
         done = _explained(bucket, dry_run=arguments.dry_run)
     except OneLineError as error:
-        parser.exit(2 if isinstance(error, UserError) else os.EX_TEMPFAIL, f"{parser.prog}: error: {error}\n")
+        parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
     sys.stdout.writelines(f"{line}\n" for line in done)
     sys.stdout.write(f"the reaper of jobs that nobody waits for must be on: `{reaper_on(arguments)}`\n")
     sys.stdout.write(f"{len(done)} changes in {bucket}{' would be made' if arguments.dry_run else ''}\n")

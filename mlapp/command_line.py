@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
+import re
 import signal
 import sys
 from collections.abc import Iterable
@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 
 from mlapp import config as configuration
 from mlapp import ended, ledger, pins, storage, tracking
-from mlapp.errors import Dismissed, Terminated, TryAgainError, UserError, raise_terminated
+from mlapp.errors import Dismissed, OneLineError, Terminated, UserError, raise_terminated
+from mlapp.quiet import stdout_to_stderr
 from mlapp.result import StageResult
 from mlapp.schema import Config
 from mlapp.section import Section
@@ -26,32 +27,35 @@ from mlapp.tracking import tracked_by
 log = logging.getLogger("mlapp")
 # Flags of stages that say the same as a setting, which is what they are where they are not given.
 SETTING_OF = {"registry": "storage.registry", "name": "promotion.name"}
+# An override among the values of a flag: no path or URI has a dotted name before its first "=" and no slash there.
+OVERRIDE = re.compile(r"[A-Za-z_]+\.[A-Za-z_.]+=")
 OF_EVERY_STAGE = {"storage", "tracking"}
 
 
 def main(stage: Stage[Any], argv: list[str]) -> None:
-    """Run a stage from its command line. Exit codes: 0 done, 2 the user can mend it, 75 start again, 143 terminated."""
+    """Run a stage from its command line; prints the URI of its result to stdout, everything else to stderr.
+
+    Exit codes: 0 done, 2 the user can mend it, 75 start again, 143 terminated.
+    """
     signal.signal(signal.SIGTERM, raise_terminated)
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     parser = build_parser(stage)
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = overrides_apart(stage, parser.parse_intermixed_args(argv))
     if arguments.schema:
         before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for a reader that wants the first lines only
         print(json.dumps(stage.config.model_json_schema(), indent=2), flush=True)
         signal.signal(signal.SIGPIPE, before)
         return
     try:
-        result = tracked(stage, arguments)
-        ended.tell(arguments.ended_to, 0, uri=result.reference)
-    except (UserError, TryAgainError) as error:
+        for one in each_of(stage, arguments):
+            if result := perform(stage, one):
+                ended.tell(arguments.ended_to, 0, uri=result.reference)
+                print(result.uri, flush=True)
+    except OneLineError as error:
         line = f"{parser.prog}: error: {error}"
         print(line, file=sys.stderr)
-        code = 2 if isinstance(error, UserError) else os.EX_TEMPFAIL
-        ended.tell(arguments.ended_to, code, reason=line)
-        sys.exit(code)
-    except Dismissed as told:
-        log.info("%s: %s", stage.name, told)
-        return
+        ended.tell(arguments.ended_to, error.exit_code, reason=line)
+        sys.exit(error.exit_code)
     except (Terminated, KeyboardInterrupt):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not cut the end short
         line = f"{parser.prog}: stopped; the same command takes the work up again"
@@ -61,8 +65,44 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
     except Exception as error:
         ended.tell(arguments.ended_to, 1, reason=f"{type(error).__name__}: {error}")
         raise
+
+
+def overrides_apart(stage: Stage[Any], arguments: argparse.Namespace) -> argparse.Namespace:
+    """The parsed arguments, with the overrides taken out of the flags that take several values and swallowed them."""
+    for name in _own_fields(stage):
+        values = getattr(arguments, name)
+        if isinstance(values, list):
+            swallowed = [value for value in values if OVERRIDE.match(value)]
+            setattr(arguments, name, [value for value in values if value not in swallowed] or None)
+            arguments.overrides = [*arguments.overrides, *swallowed]
+    return arguments
+
+
+def each_of(stage: Stage[Any], arguments: argparse.Namespace) -> list[argparse.Namespace]:
+    """The arguments, once for each of the values in the settings where a stage has such and was given none."""
+    if stage.each is None or getattr(arguments, stage.each[0]) is not None:
+        return [arguments]
+    name, setting = stage.each
+    with storage.explained():
+        values = getattr(getattr(settle(stage, arguments), str(stage.section)), setting)
+    if len(values) > 1 and (arguments.workdir or arguments.ended_to):
+        listed = ", ".join(f"{value:g}" for value in values)
+        raise UserError(
+            f"--{name} is missing: with --workdir or --ended-to give one of {stage.section}.{setting}, {listed}"
+        )
+    return [argparse.Namespace(**{**vars(arguments), name: str(value)}) for value in values]
+
+
+def perform(stage: Stage[Any], arguments: argparse.Namespace) -> StageResult | None:
+    """Run the stage and return its result, or None where another process writes it."""
+    try:
+        with stdout_to_stderr():
+            result = tracked(stage, arguments)
+    except Dismissed as told:
+        log.info("%s: %s", stage.name, told)
+        return None
     log.info("%s: %s", stage.name, result.headline or "done")
-    log.info("result: %s", result.reference)
+    return result
 
 
 def tracked(stage: Stage[Any], arguments: argparse.Namespace) -> StageResult:

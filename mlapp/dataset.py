@@ -17,6 +17,7 @@ from mlapp.result import StageResult
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 Side = Annotated[int, Field(ge=1)]
+UNEVEN = 3.0  # the largest class has over so many times the images of the smallest one: accuracy alone misleads
 
 
 class Contents(BaseModel):
@@ -37,6 +38,11 @@ class Description(BaseModel):
 def content_digest(result: StageResult) -> str:
     """Hash of what a transform result holds, pixels, labels and class names, whatever code or settings made it."""
     return data_digest(result.content("dataset", Description).model_dump())
+
+
+def are_uneven(per_class: npt.NDArray[np.intp]) -> bool:
+    """Whether classes of so many images are so uneven that accuracy alone misleads."""
+    return bool(per_class.max() > UNEVEN * per_class.min())
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ def printable(text: str) -> str:
 
 
 class OneLineError(Exception):
-    """An error in one line, whatever it quotes."""
+    """An error in one line, whatever it quotes, and the exit code of a command that ends with it."""
+
+    exit_code = 2
 
     def __init__(self, line: str) -> None:
         super().__init__(printable(line))
@@ -33,6 +35,8 @@ class TryAgainError(OneLineError):
 
     A stage that raises it ends with exit code 75 (EX_TEMPFAIL of sysexits.h) and that line, without a traceback.
     """
+
+    exit_code = 75
 
 
 class WorkerLostError(TryAgainError):

@@ -14,8 +14,8 @@ from typing import Any
 
 from upath import UPath
 
-from mlapp import pins, run_comparison, run_history, run_index, run_pages, storage
-from mlapp.errors import UserError
+from mlapp import pins, run_comparison, run_history, run_index, run_pages, storage, text_table
+from mlapp.errors import OneLineError, UserError
 from mlapp.run_history import Run
 from mlapp.run_index import Overview
 
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             names = [run.run for run in runs]
             chosen = [run_history.read_named(area, run_history.find(names, name, area)) for name in arguments.run]
         print(arguments.command(chosen, arguments.json))
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except OneLineError as error:
+        parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,7 +64,7 @@ def listed(runs: list[Overview], area: str, as_json: bool) -> str:
     """A line a run; cut to the terminal's width only where it goes to one."""
     if as_json:
         return _dumped([_overview(run, storage.at(area) / run.run) for run in runs])
-    return run_pages.overview(runs, run_pages.WIDTH if sys.stdout.isatty() else None)
+    return run_pages.overview(runs, text_table.WIDTH if sys.stdout.isatty() else None)
 
 
 def shown(runs: list[Run], as_json: bool) -> str:

@@ -1,23 +1,25 @@
-"""Remove what is old: runs, intermediate models, bundles that were never promoted. Shows them; --yes removes them.
+"""Remove what is old: runs, work directories, bundles that were never promoted. Shows them; --yes removes them.
 
-Kept whatever its age: a run that is at work, every work directory that a kept run used, and every bundle that the
-pointer, the history or another kept bundle names.
+Kept whatever its age: a run that is at work, every work directory (raw, processed, models) that a kept run or a kept
+bundle was made of, and every bundle that the pointer, the history or another kept bundle names. Links are not followed.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from upath import UPath
 
 from mlapp import pins, run_history, storage
-from mlapp.errors import UserError
-from mlapp.registry import catalogue, files
+from mlapp.errors import OneLineError, UserError
+from mlapp.registry import catalogue
 from mlapp.registry.bundle import MANIFEST, Manifest
 from mlapp.registry.pointer import BUNDLE_ID, Pointer
 from mlapp.result import RESULT
@@ -25,21 +27,22 @@ from mlapp.run_history import Run
 from mlapp.schema import Storage
 from mlapp.text_table import table
 
-WORK = re.compile(r"[0-9a-f]{16}")  # a work directory is named for its key
+Kind = Literal["run", "work directory", "bundle"]
+WORK = re.compile(r"[0-9a-f]{16}")  # a work directory is named for its key, of which a record's folder has 8 digits
 
 
 @dataclass(frozen=True)
 class Old:
     """A folder to remove: its kind, and the file that goes first, so that no half of it is taken for whole."""
 
-    kind: str
+    kind: Kind
     folder: UPath
     bytes: int
     first: str
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line. Exit codes: 0 done, 2 something the user can mend."""
+    """The command line. Exit codes: 0 done, 2 something the user can fix."""
     parser = argparse.ArgumentParser(
         prog="python -m mlapp.retention", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,14 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--yes", action="store_true", help="remove it")
     arguments = parser.parse_args(argv)
     try:
-        with storage.explained():
-            areas = pins.load().storage
-            found = old(areas, datetime.now(UTC) - timedelta(days=arguments.older_than))
-            for each in found if arguments.yes else []:
-                remove(each)
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    sys.stdout.write(f"{_told(found, removed=arguments.yes)}\n")
+        found = clean(pins.load().storage, arguments.older_than, remove_them=arguments.yes)
+    except OneLineError as error:
+        parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
+    sys.stdout.write(f"{report(found, removed=arguments.yes)}\n")
 
 
 def days(text: str) -> float:
@@ -65,64 +64,102 @@ def days(text: str) -> float:
     return age
 
 
+def clean(areas: Storage, older_than: float, *, remove_them: bool, bundles: bool = True) -> list[Old]:
+    """Find what is older than so many days and not needed, and remove it where that is asked for."""
+    with storage.explained():
+        found = old(areas, datetime.now(UTC) - timedelta(days=older_than))
+        found = [each for each in found if bundles or each.kind != "bundle"]
+        for each in found if remove_them else []:
+            remove(each)
+    return found
+
+
 def old(areas: Storage, cutoff: datetime) -> list[Old]:
     """Everything that is older than ``cutoff`` and that nothing younger needs."""
     runs = run_history.read_each(areas.experiments) if storage.at(areas.experiments).exists() else ()
-    aged = [(run, _is_old(run, cutoff)) for run in runs]
-    used = {stage.result.removesuffix(f"/{RESULT}") for run, gone in aged if not gone for stage in run.stages}
-    found = [_measured("run", run.folder, run_history.SUMMARY)[0] for run, gone in aged if gone]
-    found += _work(areas.models, used, cutoff)
+    found, used = [], set[str]()
+    for run in runs:
+        if _is_old(run, cutoff):
+            found.append(_measured("run", run.folder, run_history.SUMMARY)[0])
+        else:
+            used |= _made_by(run)
+    bundles: list[Old] = []
     for name in catalogue.names(areas.registry):
-        found += _bundles(Pointer(areas.registry, name), cutoff)
-    return found
+        gone, kept = _bundles(Pointer(areas.registry, name), cutoff)
+        bundles += gone
+        used |= {stage.get("key", "")[:8] for manifest in kept for stage in manifest.stages.values()}
+    for area in dict.fromkeys((areas.models, areas.processed, areas.raw)):
+        found += _work(area, used, cutoff)
+    return found + bundles
 
 
 def remove(each: Old) -> None:
     """Remove a folder, beginning with the file that makes it count."""
+    if _is_link(each.folder):
+        raise UserError(f"{each.folder} is a link now: nothing behind it is removed; remove the link, and run again")
     storage.remove(each.folder / each.first)
     each.folder.fs.rm(each.folder.path, recursive=True)
 
 
+def _made_by(run: Run) -> set[str]:
+    """The keys of a run's stages, 8 digits each; by the name of its folder also of one whose record is damaged."""
+    by_result = {stage.result.removesuffix(f"/{RESULT}").rpartition("/")[2][:8] for stage in run.stages}
+    return by_result | {stage.key[:8] for stage in run.stages} | {name.rpartition("-")[2] for name in run.damage}
+
+
 def _is_old(run: Run, cutoff: datetime) -> bool:
     at_work = any(stage.state_now == "running" for stage in run.stages)
-    return run.when is not None and run.when < cutoff and not at_work
+    return run.when is not None and run.when < cutoff and not at_work and not _is_link(run.folder)
 
 
 def _work(area: str, used: Set[str], cutoff: datetime) -> Iterator[Old]:
     """Work directories, of every stage, that are not used and in which nothing has changed since."""
-    folder = storage.at(area)
-    for stage in folder.iterdir() if folder.is_dir() else ():
-        for place in stage.iterdir() if stage.is_dir() else ():
-            if WORK.fullmatch(place.name) and str(place) not in used:
+    for stage in _folders(storage.at(area)):
+        for place in _folders(stage):
+            if WORK.fullmatch(place.name) and place.name[:8] not in used:
                 each, changed = _measured("work directory", place, RESULT)
                 if changed < cutoff:
                     yield each
 
 
-def _bundles(pointer: Pointer, cutoff: datetime) -> Iterator[Old]:
-    """Bundles that nothing names; a `UserError`, before anything is removed, where pointer or history are damaged."""
+def _bundles(pointer: Pointer, cutoff: datetime) -> tuple[list[Old], list[Manifest]]:
+    """Bundles that nothing names, and what is in the others.
+
+    A `UserError`, before anything is removed, where pointer or history are damaged.
+    """
     named = {pointer.read(), *(bundle for move in pointer.history() for bundle in (move["champion"], move["before"]))}
-    places = {path.name: path for path in pointer.folder.iterdir() if BUNDLE_ID.fullmatch(path.name)}
+    places = {path.name: path for path in _folders(pointer.folder) if BUNDLE_ID.fullmatch(path.name)}
     named |= {Manifest.load(places[bundle] / MANIFEST).predecessor for bundle in named & places.keys()}
-    for place in places.values():
-        files.check_folder(place)  # of a link, what it leads to would be removed
-    for name in sorted(places.keys() - named):
-        each, changed = _measured("bundle", places[name], MANIFEST)
-        if changed < cutoff:
-            yield each
+    measured = {name: _measured("bundle", places[name], MANIFEST) for name in sorted(places.keys() - named)}
+    gone = {name: each for name, (each, changed) in measured.items() if changed < cutoff}
+    return [*gone.values()], [Manifest.load(places[name] / MANIFEST) for name in sorted(places.keys() - gone)]
 
 
-def _measured(kind: str, folder: UPath, first: str) -> tuple[Old, datetime]:
+def _folders(folder: UPath) -> Iterator[UPath]:
+    """The folders in a folder, no links to others."""
+    for place in folder.iterdir() if folder.is_dir() else ():
+        if not _is_link(place) and place.is_dir():
+            yield place
+
+
+def _is_link(place: UPath) -> bool:
+    return storage.is_local(place) and os.path.islink(place.path)
+
+
+def _measured(kind: Kind, folder: UPath, first: str) -> tuple[Old, datetime]:
     """A folder with its size, and when anything in it last changed."""
-    files = folder.fs.find(folder.path, detail=True).values()
-    changed = [folder.fs.modified(file["name"]) for file in files]
-    latest = max((moment if moment.tzinfo else moment.replace(tzinfo=UTC) for moment in changed), default=None)
-    return Old(kind, folder, sum(file["size"] or 0 for file in files), first), latest or datetime.min.replace(
-        tzinfo=UTC
-    )
+    if storage.is_local(folder):
+        seen = [os.lstat(f"{top}/{name}") for top, _, names in os.walk(folder.path) for name in names]
+        files = [(each.st_size, datetime.fromtimestamp(each.st_mtime, UTC)) for each in seen]
+    else:
+        found = folder.fs.find(folder.path, detail=True).values()
+        files = [(each["size"] or 0, folder.fs.modified(each["name"])) for each in found]
+    latest = max((moment for _, moment in files), default=datetime.min.replace(tzinfo=UTC))
+    return Old(kind, folder, sum(size for size, _ in files), first), latest
 
 
-def _told(found: Sequence[Old], removed: bool) -> str:
+def report(found: Sequence[Old], removed: bool) -> str:
+    """What is old as a table."""
     if not found:
         return "nothing is old"
     rows = [("what", "MB", "folder"), *((each.kind, f"{each.bytes / 1e6:,.1f}", str(each.folder)) for each in found)]

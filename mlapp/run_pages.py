@@ -18,7 +18,9 @@ def overview(runs: list[Overview], width: int | None = WIDTH) -> str:
     """A line a run, whole or of this width."""
     if not runs:
         return "no runs yet"
-    rows = [("run", "when (UTC)", "preset", "outcome", "state", "teacher", "challenger", "model", "data", "time")]
+    rows: list[tuple[str, ...]] = [
+        ("run", "when (UTC)", "preset", "outcome", "state", "teacher", "challenger", "model", "data", "time")
+    ]
     for run in runs:
         state = "" if run.state == run.outcome else run.state
         rows.append(
@@ -36,12 +38,12 @@ def overview(runs: list[Overview], width: int | None = WIDTH) -> str:
             )
         )
     if width is not None:  # what a run is known by comes first, what identifies its data last
-        keep = (0, 1, 2, 3, 5, 6, 9)
+        keep = (0, 1, 2, 3, 5, 6, 7, 9)
         rows = [tuple(row[column] for column in keep) for row in rows]
         names = [run.run for run in runs]
         others = sum(max(len(row[column]) for row in rows) + 2 for column in range(1, len(rows[0])))
         rows[1:] = [(short, *row[1:]) for short, row in zip(_shortened(names, width - others), rows[1:], strict=True)]
-    told = [table(rows, right=(4, 5, 6) if width is not None else (5, 6, 9), width=width)]
+    told = [table(rows, right=(4, 5, 7) if width is not None else (5, 6, 9), width=width)]
     if any("~" in cell for row in rows[1:] for cell in row[4:7]):
         told.append("~ on validation; the others are on the test split")
     told += [f"damaged: {run.run}: cannot read {', '.join(run.damaged)}" for run in runs if run.damaged]

@@ -167,7 +167,11 @@ class Optimization(Section):
 
     epochs: int = Field(8, ge=1, le=1000, description="passes over the training split")
     batch_size: int = Field(
-        128, ge=8, le=65536, description="images a step, over all devices together; must divide by their number"
+        128,
+        ge=8,
+        le=65536,
+        description="images a step, over all devices together; must divide by their number; halved where an epoch "
+        "would have under 8 steps",
     )
     scaling: Literal["none", "linear"] = Field(
         "none",
@@ -200,6 +204,11 @@ class Optimization(Section):
         "light",
         description="light: flip, shift by one pixel; strong: cutout of 9 pixels besides; "
         "reference: the tutorials' rotation 15°, shift, shear and zoom 15 %, flip, nearest fill",
+    )
+    flip: bool | None = Field(
+        None,
+        description="show mirror images in training: true or false; unset: as the augmentation does for Fashion-MNIST, "
+        "whose classes look the same mirrored, and never for other data, where left and right may differ",
     )
     patience: int = Field(10, ge=1, description="stop after so many epochs without a better validation loss")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of initial weights, order and augmentation")

@@ -17,6 +17,7 @@ Region = Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)+[0-9]{1,2}$")]
 ServiceAccount = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*@[a-z0-9.-]+\.gserviceaccount\.com$")]
 # A tag may stand for another image tomorrow, a digest cannot.
 BY_DIGEST = r"^[a-z0-9][a-z0-9._:/-]*@sha256:[0-9a-f]{64}$"
+PROMOTING = ("vet", "promote")  # the tasks that decide which model is the champion
 # Keys and values as Google Cloud takes them.
 LabelKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 NETWORK = re.compile(r"projects/(?P<project>[^/]+)/global/networks/(?P<name>[^/]+)")
@@ -77,8 +78,18 @@ class Placement(Section):
         description="training image to run, NAME@sha256:…; unset: the one that the run's image step built",
     )
     service_account: ServiceAccount | None = Field(None, description="service account that the jobs run as")
+    promotion_service_account: ServiceAccount | None = Field(
+        None,
+        description="service account that the jobs of vet and promote run as, so that it alone need be able to write "
+        "the registry; unset: service_account",
+    )
     network: str | None = Field(
         None, description="VPC network to peer the jobs with: projects/NUMBER/global/networks/NAME, by project number"
+    )
+    kms_key: str | None = Field(
+        None,
+        pattern=r"^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$",
+        description="customer-managed key that encrypts the jobs' disks, of the jobs' region; unset: Google's own",
     )
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32, description="labels of every job")
     deadline_hours: float = Field(8.0, gt=0, le=168, description="hours after which a job is ended, queue included")
@@ -115,6 +126,10 @@ class Placement(Section):
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name):
             raise ValueError(f"{name} is not a network's name: `gcloud compute networks list --project={project}`")
         return network
+
+    def account_of(self, task: str) -> str | None:
+        """The service account that a task's job runs as."""
+        return (task.rpartition(".")[2] in PROMOTING and self.promotion_service_account) or self.service_account
 
     @field_validator("places")
     @classmethod

@@ -50,6 +50,7 @@ class Stage(Generic[C]):
     body: Callable[[C, Path], Outcome]
     cached: bool = True
     resolve: Callable[[C], C] | None = None
+    each: tuple[str, str] | None = None
 
     def __call__(self, config: C, workdir: str | os.PathLike[str], force: bool = False) -> StageResult:
         """Run in ``workdir`` and return the result; a valid result of the same key is returned as it stands."""
@@ -172,18 +173,20 @@ def stage(
     section: str | None = None,
     cached: bool = True,
     resolve: Callable[[Any], Any] | None = None,
+    each: tuple[str, str] | None = None,
 ) -> Callable[[Callable[[C, Path], Outcome]], Stage[C]]:
     """Make a stage of ``body(config, workdir) -> Outcome``.
 
     ``section`` names the part of the configuration that the stage's config extends, ``area`` the storage area that
     holds its work directories. ``cached=False`` is for a stage whose effect lies outside its files (promotion): it
     is idempotent by itself and never skipped. ``resolve`` fills in config fields that depend on the world, before the
-    key is taken.
+    key is taken. ``each`` names a field of the stage's own and the setting that lists its values: the command line runs
+    the stage once for each, unless it is given one.
     """
 
     def decorate(body: Callable[[C, Path], Outcome]) -> Stage[C]:
         config = get_type_hints(body)["config"]
-        return Stage(name=name, config=config, section=section, area=area, body=body, cached=cached, resolve=resolve)
+        return Stage(name, config, section, area, body, cached, resolve, each)
 
     return decorate
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -88,6 +89,8 @@ def described(path: UPath) -> tuple[int, str]:
 
 def damage(path: UPath, size: int, digest: str) -> str | None:
     """How a file differs from one of this size and SHA-256: missing, altered, or not at all."""
+    if is_local(path) and not Path(path.path).is_file():  # a pipe in its place would be waited on for ever
+        return "missing"
     try:
         return None if described(path) == (size, digest) else "altered"
     except FileNotFoundError:
@@ -280,9 +283,17 @@ _known: set[tuple[str | int, ...]] = set()
 _copies: dict[tuple[str, str], Path] = {}
 
 
-@functools.cache
+_making = threading.Lock()
+
+
 def _fetched() -> tempfile.TemporaryDirectory[str]:
     """Where this process keeps copies of remote files; removed when it ends."""
+    with _making:  # else two threads make one each, and that of the first vanishes with what it holds
+        return _folder()
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="mlapp-fetch-")
 
 
@@ -311,6 +322,7 @@ MENDABLE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), NO_SPACE),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), NO_PERMISSION),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), IN_THE_WAY),
+    errno.ELOOP: "{} is a link that leads back to itself: remove it, or give another path",
     errno.ENAMETOOLONG: "{} is longer than a name may be: give a shorter one",
 }
 

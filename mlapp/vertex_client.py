@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from mlapp import authenticate
-from mlapp.cloud_errors import brief, is_passing, is_unknown_host
+from mlapp.cloud_errors import brief, is_passing, is_unknown_host, status
 from mlapp.errors import TryAgainError, UserError
 from mlapp.schema_cloud import Cloud
 
@@ -113,4 +113,5 @@ class Service:
 def _again() -> Any:
     from google.api_core.retry import Retry
 
-    return Retry(is_passing, initial=0.2, maximum=5.0, timeout=TRY_FOR_S)
+    # An internal error may come after the effect: the stage ends with 75, and its next start sees what there is.
+    return Retry(lambda error: is_passing(error) and status(error) != 500, initial=0.2, maximum=5.0, timeout=TRY_FOR_S)

@@ -104,6 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.update(QUIET)
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's background job ignores the first
         signal.signal(number, stop)
+    laptop_homes.end_with_make()
     home = laptop_homes.terminal()
     laptop_homes.prepare(home, os.environ)
     try:

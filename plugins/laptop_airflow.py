@@ -113,6 +113,7 @@ def supervise(home: Path, environ: Mapping[str, str], lock: IO[str]) -> int:
     """Run the components until one ends or this process is told to stop; none is left running."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    laptop_homes.end_with_make()
     address = home / laptop_announce.ADDRESS
     running: dict[str, subprocess.Popen[str]] = {}
     try:

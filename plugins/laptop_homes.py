@@ -6,8 +6,10 @@ Only a home that the project made, which its marker file says, is ever migrated 
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -25,6 +27,12 @@ def refuse(line: str) -> NoReturn:
     """End the command with one line, before anything is done."""
     sys.stderr.write(f"error: {line}\n")
     sys.exit(2)
+
+
+def end_with_make() -> None:
+    """Have the kernel end this process with the `make` that started it, also where that is killed."""
+    if sys.platform == "linux" and "MAKELEVEL" in os.environ:
+        ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
 
 
 def terminal() -> Path:

@@ -123,6 +123,13 @@ class Stages:
         )
         return operator.output
 
+    def here(self, name: str, module: str, /, **arguments: Any) -> XComArg:
+        """A task of seconds, which runs on the worker wherever the others run."""
+        operator = StageOperator(
+            task_id=name, module=module, arguments=arguments, execution_timeout=MINUTES, config=self.config
+        )
+        return operator.output
+
     def optional(self, name: str, module: str, setting: str, /, **arguments: Any) -> XComArg:
         """A task that runs a stage if this setting is set to anything; else it succeeds at once."""
         operator = StageOperator(

@@ -14,22 +14,24 @@ SHOWN = {
     *("enum", "pattern", "items", "minItems", "maxItems", "propertyNames", "additionalProperties"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
 }
+PRESET = "the settings to start from: a preset that ships, or the path of a .yaml file"
 # A text with two proposals: Airflow's own switch stands at off where nothing is set, and cannot set that.
 SWITCH = {"examples": ["true", "false"], "pattern": "^(true|false)$"}
 
 
-def trigger_form(*sections: str, preset: str = "the settings to start from") -> dict[str, Param]:
+def trigger_form(*sections: str, preset: str = PRESET) -> dict[str, Param]:
     """One Param for each setting of these sections, or of all; left empty, the preset decides.
 
     A Param is named as a run's conf names the setting, ``training.epochs``. ``preset`` describes the first field.
-    Preset and deployment may be files, so their names are proposals; configure refuses others.
+    Preset and deployment may be files, so their names are proposals.
     """
-    form = {"preset": Param(DEFAULT_PRESET, type="string", examples=preset_names(), description=preset)}
+    form = {"preset": Param(DEFAULT_PRESET, type="string", **_named(preset_names()), description=preset)}
     form["deployment"] = Param(
         None,
         type=["string", "null"],
-        examples=preset_names(DEPLOYMENTS),
-        description="where it runs and what that needs; empty: as the environment says, else on this machine",
+        **_named(preset_names(DEPLOYMENTS)),
+        description="where it runs and what that needs, by name or as the path of a .yaml file; empty: as the "
+        "environment says, else on this machine",
     )
     for name in sections or Config.model_fields:
         model: Any = Config.model_fields[name].annotation
@@ -37,6 +39,11 @@ def trigger_form(*sections: str, preset: str = "the settings to start from") -> 
         for field, given in schema["properties"].items():
             form[f"{name}.{field}"] = _param(given, section=f"{name.capitalize()}: {_purpose(model)}")
     return form
+
+
+def _named(names: list[str]) -> dict[str, Any]:
+    """What a text must be to name one of these files, or another one by its path; the names are proposed."""
+    return {"examples": names, "pattern": rf"^({'|'.join(names)}|.+\.ya?ml)$"}
 
 
 def show_form(made: DAG, form: dict[str, Param]) -> None:

@@ -164,7 +164,8 @@ class Ladder:
         except UnclearError:
             raise
         except Exception as error:
-            told = explain(error, self.jobs.project, place, self.errand.image, self.settings.service_account)
+            account = self.settings.account_of(self.errand.task.name)
+            told = explain(error, self.jobs.project, place, self.errand.image, account)
             raise told or error from error
         return Waiting(job.name) if job else Waiting("", onward=asdict(here))
 

@@ -71,9 +71,11 @@ def _is_reaped(job: Any, jobs: Jobs) -> bool:
 
 def _places(settings: Config) -> dict[str | None, set[str]]:
     """The regions to look in by project: what was ever submitted there, what settings and deployments name."""
+    from vertex_records import REGIONS, jobs_area
+
     named = {place.region for place in settings.placement.places if not isinstance(place, str)}
     found: dict[str | None, set[str]] = {settings.cloud.project: named} if named else {}
-    for noted in _noted(f"{settings.storage.models.rstrip('/')}/jobs/regions"):
+    for noted in _noted(f"{jobs_area(settings)}/{REGIONS}"):
         found.setdefault(noted["project"], set()).add(noted["region"])
     if found:
         found.setdefault(settings.cloud.project, set()).update(_of_deployments())

@@ -22,6 +22,11 @@ from mlapp.schema_cloud import Place
 PLACED, SUBMITTED, REGIONS = "placed", "submitted", "regions"
 
 
+def jobs_area(config: Config) -> str:
+    """The folder of all jobs' records: not in the models area, because a record names the hash of the result there."""
+    return f"{config.storage.experiments.rstrip('/')}/{FOLDER}/jobs"
+
+
 class Records:
     """The records of one task's jobs: beside each job's own end, and of all jobs of the run in the run's folder.
 
@@ -30,8 +35,7 @@ class Records:
 
     def __init__(self, config: Config, config_uri: str, task: str, say: Callable[[str], object]) -> None:
         self.settings = config.placement
-        # Not in the models area: a record names the hash of the result that its job left there.
-        self.prefix = f"{config.storage.experiments.rstrip('/')}/{FOLDER}/jobs"
+        self.prefix = jobs_area(config)
         self.run_folder = storage.at(config_uri).parent
         self.task = task
         self.say = say

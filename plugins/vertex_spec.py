@@ -40,6 +40,7 @@ def custom_job(
             "run": label_value(task.run_id),
             "task": label_value(task.name),
         },
+        **({"encryption_spec": {"kms_key_name": settings.kms_key}} if settings.kms_key else {}),
         "job_spec": {
             "worker_pool_specs": _pools(errand, attempt, place, attempt.folder(prefix), project),
             "scheduling": {
@@ -50,7 +51,7 @@ def custom_job(
             },
             # The same for all attempts: its checkpoints are what a job takes up after a preemption.
             "base_output_directory": {"output_uri_prefix": f"{prefix}/{attempt.identity}"},
-            **({"service_account": settings.service_account} if settings.service_account else {}),
+            **({"service_account": account} if (account := settings.account_of(task.name)) else {}),
             **({"network": settings.network} if settings.network else {}),
         },
     }

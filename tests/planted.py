@@ -80,7 +80,8 @@ def data(folder: Path, n: int = 2000, classes: tuple[str, ...] = CLASSES, leaked
             path = artifacts[f"{name}_{kind}"] = folder / f"{name}_{kind}.npy"
             np.save(path, array)
             sha256[kind] = storage.sha256(path)
-        splits[name] = {"sha256": sha256}
+        counts = np.bincount(split.labels, minlength=len(classes)).tolist()
+        splits[name] = {"sha256": sha256, "images": n, "per_class": dict(zip(classes, counts, strict=False))}
     artifacts["dataset"] = folder / "dataset.json"
     description = {"name": "planted", "classes": classes, "shape": [SIDE, SIDE, 1], "splits": splits}
     artifacts["dataset"].write_text(json.dumps(description))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import chaos
 from loopback.secret_manager import SecretManager, serving
 
 from mlapp import authenticate
@@ -191,3 +192,14 @@ def test_the_project_is_that_of_the_environment(login: dict[str, str]) -> None:
 def test_asking_for_nothing_of_google_imports_nothing_of_it() -> None:
     code = "import mlapp.authenticate, sys; print({'google.auth', 'google.api_core', 'grpc'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_secret_is_read_in_bad_weather(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    faults = [fault for fault in chaos.GRPC_RATES if not fault.startswith("UNAUTHENTICATED")]
+    weather = chaos.Weather(seed, dict.fromkeys(faults, 0.12))
+    with serving(SecretManager({NAME: [b"key"]}), weather) as environ:
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        assert {authenticate.secret(NAME).get_secret_value() for _ in range(4)} == {"key"}
+    assert weather.done

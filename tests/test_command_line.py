@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mlapp import storage
-from mlapp.command_line import build_parser, main, prepare
+from mlapp import command_line, storage
+from mlapp.command_line import build_parser, main, overrides_apart, prepare
 from mlapp.config import load
-from mlapp.dl import dnn_trainer
+from mlapp.dl import dnn_trainer, knowledge_distiller
 from mlapp.result import StageResult
 from tests import tiny_stage
 
@@ -45,6 +47,48 @@ def test_a_stage_runs_and_says_where_its_result_is(tmp_path):
     place = tmp_path / "work" / "result.json"
     assert told == {"exit_code": 0, "uri": f"{place}#sha256={storage.sha256(place)}", "reason": ""}
     assert StageResult.load(told["uri"]).config["text"] == "abc"
+
+
+def test_stdout_is_the_uri_alone_whatever_libraries_and_child_processes_print(tmp_path, capfd):
+    """So that ``DATA=$(python -m …)`` works."""
+
+    def resolve(config: tiny_stage.Tiny) -> tiny_stage.Tiny:
+        sys.stdout.write("a library\n")
+        os.write(1, b"native code\n")
+        subprocess.run(["echo", "a child"], check=True)
+        return config
+
+    main(dataclasses.replace(tiny_stage.run, resolve=resolve), [f"--workdir={tmp_path}"])
+    out, err = capfd.readouterr()
+    assert out == f"{tmp_path / 'result.json'}\n"
+    assert all(line in err for line in ("a library", "native code", "a child"))
+
+
+def test_an_override_behind_a_flag_of_several_values_is_one(data, tmp_path):
+    arguments = ["--others", data, f"{tmp_path}/date=1/a.b=2", "storage.models=/m", "--text=a", "tracking.wandb=off"]
+    parsed = overrides_apart(tiny_stage.run, build_parser(tiny_stage.run).parse_intermixed_args(arguments))
+    assert parsed.others == [data, f"{tmp_path}/date=1/a.b=2"]
+    assert sorted(parsed.overrides) == ["storage.models=/m", "tracking.wandb=off"]
+
+
+@pytest.mark.parametrize("override", ["training.epochs=3", "trainning.epochs=3"])
+def test_an_override_behind_such_a_flag_is_refused_like_any_other(data, tmp_path, capsys, override):
+    assert ended(["--others", data, override, f"--workdir={tmp_path}"]) == 2
+    assert (
+        f"tiny takes no overrides but those of storage and tracking, not {override.split('.')[0]}"
+        in capsys.readouterr().err
+    )
+
+
+def test_without_a_width_each_of_the_settings_is_run(capsys, monkeypatch):
+    told, result = [], SimpleNamespace(uri="uri", reference="uri#sha256=0")
+    monkeypatch.setattr(command_line, "perform", lambda stage, arguments: told.append(arguments.width) or result)
+    given = ["--data=a", "--teacher=b", "distillation.widths=[0.5, 0.25]"]
+    main(knowledge_distiller.run, given)
+    assert (told, capsys.readouterr().out) == (["0.5", "0.25"], "uri\nuri\n")
+    with pytest.raises(SystemExit):
+        main(knowledge_distiller.run, [*given, "--workdir=/w"])
+    assert "give one of distillation.widths, 0.5, 0.25" in capsys.readouterr().err
 
 
 def test_without_a_work_directory_it_is_in_its_area_by_its_key(tmp_path, monkeypatch):

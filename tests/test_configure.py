@@ -161,16 +161,20 @@ def test_the_command_keeps_the_configuration_in_the_runs_folder_and_says_where(t
     assert time.monotonic() - began < 5
     uri, _, digest = json.loads(answer.read_text())["uri"].partition("#sha256=")
     assert digest == storage.sha256(storage.at(uri))
-    lines = done.stdout.splitlines()
+    lines = done.stderr.splitlines()
     assert lines[0].startswith("preset smoke: ")
-    assert lines[-2:] == [f"override: storage.experiments={tmp_path / 'e'}", f"configuration: {uri}"]
+    assert lines[-1] == f"override: storage.experiments={tmp_path / 'e'}"
+    assert done.stdout == f"{uri}\n"
     assert uri == str(tmp_path / "e" / "2026-01-01-r-1" / "config.json")
     assert read_setting(uri, "transform.limit") == 1000
     assert read_setting(uri, "tracking.group") == "2026-01-01-r-1"
 
 
-def test_a_run_takes_up_the_settings_of_data_that_are_prepared_already(tmp_path: Path) -> None:
+def test_a_run_takes_up_the_settings_of_data_that_are_prepared_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Given a data run with settings of its own, when a training takes it up, then only its conf may change them."""
+    monkeypatch.setenv("MLAPP_STORAGE__EXPERIMENTS", str(tmp_path))
     prepared = {"transform.limit": 500, "transform.seed": 3, "training.epochs": 7}
     configure("quick", prepared, str(tmp_path / "data" / "config.json"))
     main(
@@ -186,11 +190,31 @@ def test_a_run_takes_up_the_settings_of_data_that_are_prepared_already(tmp_path:
     assert kept["transform.seed"]["origin"] == "override"
 
 
-def test_what_is_no_configuration_of_data_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_configuration_of_data_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLAPP_STORAGE__EXPERIMENTS", str(tmp_path))
     with pytest.raises(SystemExit) as stop:
         main([f"--data-of={tmp_path / 'nowhere.json'}", "--to", str(tmp_path / "config.json")])
     assert stop.value.code == 2
     assert "is not the configuration of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "elsewhere", ["evil/config.json", "experiments-2/config.json", "experiments/../evil/config.json"]
+)
+def test_settings_of_data_come_from_where_runs_are_kept_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, elsewhere: str
+) -> None:
+    """An event can name any file, and a file from elsewhere could set where models are written to."""
+    monkeypatch.setenv("MLAPP_STORAGE__EXPERIMENTS", str(tmp_path / "experiments"))
+    (tmp_path / "experiments").mkdir()
+    configure("quick", {}, str(tmp_path / elsewhere))
+    with pytest.raises(SystemExit) as stop:
+        main([f"--data-of={tmp_path / elsewhere}", "--to", str(tmp_path / "config.json")])
+    assert stop.value.code == 2
+    assert "where the runs of these settings are kept" in capsys.readouterr().err
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_a_deployment_stands_between_preset_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -403,6 +403,7 @@ def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
         ("state.tar", hostile.archive({"a.txt": bytes(50_000_000)}, "w:gz")),
         ("state.tar", b"not an archive"),
     ],
+    ids=["name", "parent", "absolute", "link", "device", "bomb", "text"],
 )
 def test_what_an_earlier_try_is_said_to_have_kept(tmp_path: Path, marker: Path, name: str, content: bytes) -> None:
     import uuid

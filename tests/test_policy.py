@@ -12,11 +12,20 @@ from mlapp.configure import configure
 from mlapp.errors import UserError
 from mlapp.schema_policy import Vetting
 
+PER_CLASS = "test_images_per_class"
+
 
 @pytest.mark.parametrize("name", policy.names())
 def test_what_ships_can_be_read(name: str) -> None:
     gates = policy.policy_of(Vetting(policy=name))
     assert {"accuracy", "champion_better_p", "class_inferior_p"} <= gates.keys()
+
+
+@pytest.mark.parametrize("name", policy.names())
+def test_what_ships_asks_for_enough_test_images(name: str) -> None:
+    gates = policy.policy_of(Vetting(policy=name))
+    asked = {measure: (gates[measure].at_least, gates[measure].otherwise) for measure in ("test_images", PER_CLASS)}
+    assert asked == {"test_images": (100, "hold"), PER_CLASS: (10, "hold")}
 
 
 def test_a_run_changes_a_bound_and_keeps_the_rest() -> None:

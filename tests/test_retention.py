@@ -24,7 +24,8 @@ CUTOFF = NOW - timedelta(days=30)
 
 
 def areas(root: str) -> Storage:
-    return Storage(models=f"{root}/models", experiments=f"{root}/experiments", registry=f"{root}/registry")
+    names = ("raw", "processed", "models", "experiments", "registry")
+    return Storage(**{name: f"{root}/{name}" for name in names})
 
 
 def work(area: str, key: str, days: float, stage: str = "train") -> str:
@@ -51,11 +52,14 @@ def run(area: str, name: str, days: float, *used: str, **more: Any) -> str:
     return str(storage.at(area) / name)
 
 
-def bundle(pointer: Pointer, content: str, days: float, before: str | None = None, promote: bool = False) -> str:
+def bundle(
+    pointer: Pointer, content: str, days: float, before: str | None = None, promote: bool = False, made_of: str = ""
+) -> str:
     with Draft(pointer.folder) as draft:
         (draft / "labels.json").write_text(content)
         about = {"name": "m", "model": "labels.json", "predecessor": before, "created": "2026-08-26"}
-        place = install(draft, describe(draft, **about, data={}, stages={}, history=None), pointer.folder)
+        stages = {f"transform/{made_of[:8]}": {"key": made_of}} if made_of else {}
+        place = install(draft, describe(draft, **about, data={}, stages=stages, history=None), pointer.folder)
     for path in place.iterdir():
         age(path, days)
     if promote:
@@ -136,6 +140,87 @@ def test_an_age_that_is_none_is_refused(days: str, capsys: pytest.CaptureFixture
         retention.main(["--older-than", days, "--yes"])
     assert ended.value.code == 2
     assert f"argument --older-than: invalid days value: '{days}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("area", ["raw", "processed"])
+def test_data_that_nothing_needs_are_old_too(tmp_path: Path, area: str) -> None:
+    """Given data of an old run, of a kept one, of a bundle, and of nobody; what else lies there is the user's own."""
+    where = areas(str(tmp_path))
+    place = getattr(where, area)
+    old, kept, promoted, nobody, fresh = (
+        work(place, key * 16, days, "transform") for key, days in (("a", 90), ("b", 90), ("c", 90), ("d", 90), ("e", 1))
+    )
+    own = storage.at(place) / "my-pictures" / "train" / "cat.png"
+    storage.write_text(own, "content")
+    age(own, 900)
+    run(where.experiments, "2026-01-01-old", 90, old)
+    run(where.experiments, "2026-11-01-young", 1, kept)
+    bundle(Pointer(where.registry, "m"), "one", 90, promote=True, made_of="c" * 64)
+    found = retention.clean(where, 30, remove_them=True, bundles=False)
+    assert {str(each.folder) for each in found if each.kind == "work directory"} == {old, nobody}
+    assert [Path(each).exists() for each in (old, kept, promoted, nobody, fresh, str(own))] == [
+        *(False, True, True, False, True, True)
+    ]
+
+
+def test_what_a_kept_run_used_is_known_by_its_key_wherever_the_area_lies_now(tmp_path: Path) -> None:
+    """Given a project that was moved, or an area behind a link: results are recorded by paths of then."""
+    where = areas(str(tmp_path))
+    place = work(where.models, "a" * 16, 90)
+    run(where.experiments, "2026-11-01-young", 1, f"/before/{Path(place).relative_to(tmp_path)}")
+    assert retention.old(where, CUTOFF) == []
+
+
+def test_what_a_damaged_record_stands_for_is_kept(tmp_path: Path) -> None:
+    where = areas(str(tmp_path))
+    work(where.models, "a" * 16, 90)
+    folder = Path(run(where.experiments, "2026-11-01-young", 1))
+    record = folder / "stages" / "train-aaaaaaaa" / "stage.json"
+    record.parent.mkdir()
+    record.write_text("{")
+    assert retention.old(where, CUTOFF) == []
+
+
+@pytest.mark.parametrize(
+    "at", ["models/train/" + "a" * 16, "models/train", "processed/train", "experiments/2026-01-01-x"]
+)
+def test_links_are_not_followed(tmp_path: Path, at: str) -> None:
+    """Given a link to a folder outside that would be old, it is neither listed nor emptied."""
+    where, outside = areas(str(tmp_path)), tmp_path / "outside"
+    work(str(outside), "a" * 16, 900)
+    run(str(outside), "run", 900)
+    target = {"a": outside / "train" / ("a" * 16), "n": outside / "train", "x": outside / "run"}[at[-1]]
+    (tmp_path / at).parent.mkdir(parents=True)
+    (tmp_path / at).symlink_to(target)
+    before = sorted(outside.rglob("*"))
+    assert retention.clean(where, 30, remove_them=True) == []
+    assert sorted(outside.rglob("*")) == before
+
+
+def test_a_link_within_a_folder_goes_without_what_it_points_to(tmp_path: Path) -> None:
+    where, outside = areas(str(tmp_path)), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("x" * 1000)
+    place = Path(work(where.models, "a" * 16, 90))
+    (place / "link").symlink_to(outside)
+    os.utime(place / "link", (0, 0), follow_symlinks=False)
+    (each,) = retention.clean(where, 30, remove_them=True)
+    assert each.bytes < 1000
+    assert not place.exists()
+    assert (outside / "precious").exists()
+
+
+def test_a_folder_that_became_a_link_meanwhile_is_refused(tmp_path: Path) -> None:
+    where, outside = areas(str(tmp_path)), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "result.json").touch()
+    place = Path(work(where.models, "a" * 16, 90))
+    [each] = retention.old(where, CUTOFF)
+    place.rename(tmp_path / "away")
+    place.symlink_to(outside)
+    with pytest.raises(UserError, match="is a link now: nothing behind it is removed"):
+        retention.remove(each)
+    assert (outside / "result.json").exists()
 
 
 def test_in_buckets_it_goes_the_same_way(cloud: dict[str, str]) -> None:

@@ -194,7 +194,8 @@ def test_two_processes_in_one_work_directory_compute_once(tmp_path):
     processes = [start("--do=wait", f"--workdir={tmp_path}") for _ in range(2)]
     told = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
-    output = "".join(out for out, _ in told)
+    assert [out for out, _ in told] == [f"{tmp_path / 'result.json'}\n"] * 2
+    output = "".join(log for _, log in told)
     assert output.count("waiting\n") == 1
     assert output.count("another process works in") == 1
     assert output.count("nothing to do, valid result of") == 1
@@ -202,19 +203,19 @@ def test_two_processes_in_one_work_directory_compute_once(tmp_path):
 
 def test_sigterm_ends_a_stage_with_143_one_line_and_no_result(tmp_path):
     process = start("--do=wait", f"--workdir={tmp_path}")
-    assert process.stdout
-    assert process.stdout.readline() == "waiting\n"
+    assert process.stderr
+    assert process.stderr.readline() == "waiting\n"
     process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=30)
-    assert process.returncode == 143
+    output, error = process.communicate(timeout=30)
+    assert (process.returncode, output) == (143, "")
     assert error == "python -m tests.tiny_stage: stopped; the same command takes the work up again\n"
     assert not (tmp_path / "result.json").exists()
 
 
 def test_a_killed_stage_leaves_no_lock(tmp_path):
     process = start("--do=wait", f"--workdir={tmp_path}")
-    assert process.stdout
-    process.stdout.readline()
+    assert process.stderr
+    process.stderr.readline()
     process.kill()
     process.communicate()
     assert run(Tiny(), tmp_path).damage() is None

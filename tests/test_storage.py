@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
+import tempfile
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -114,3 +118,26 @@ def test_a_full_or_closed_disk_is_told_in_one_line(number, told):
 
 def test_an_error_that_no_user_can_mend_stays_what_it_is():
     assert storage.explain(OSError(errno.EIO, "why")) is None
+
+
+def test_threads_that_fetch_at_once_share_one_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the folder of the one vanishes, with what it holds, once the other's is taken."""
+    made = tempfile.TemporaryDirectory
+
+    def slowly(**given: str) -> tempfile.TemporaryDirectory[str]:
+        time.sleep(0.05)
+        return made(**given)
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", slowly)
+    storage._folder.cache_clear()
+    with ThreadPoolExecutor(8) as pool:
+        assert len({folder.name for folder in pool.map(lambda _: storage._fetched(), range(8))}) == 1
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path)]
+)
+def test_what_is_no_regular_file_is_missing_and_never_waited_on(tmp_path, make):
+    make(tmp_path / "file")
+    assert storage.damage(storage.at(tmp_path / "file"), 3, "0" * 64) == "missing"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -138,3 +140,28 @@ def test_what_does_not_pass_is_one_line_and_nothing_is_left(
         with pytest.raises(kind, match="Cloud Storage does not answer"), storage.explained():
             do()
     assert not (tmp_path / "got").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("mlapp.experiments", "list", "--experiments", "gs://raw/nothing-there"),
+        ("mlapp.registry", "show", "--registry", "gs://raw/nothing-there", "--name", "m"),
+        ("mlapp.etl.quality", "--raw", "gs://raw/nothing-there/result.json"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_command_that_gets_no_answer_says_so_and_ends_with_75(
+    cloud: dict[str, str], bad_weather: Callable[..., chaos.Proxy], tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    proxy = bad_weather(cloud[gcs.EMULATOR], 1, {"503": 1.0}, in_a_row=10**6)
+    script = (
+        "import runpy, sys; from mlapp import gcs, gcs_files; gcs_files.PAUSES_S = (0.01, 0.01); gcs.PATIENCE_S = 0.1; "
+        "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+    )
+    environ = {**os.environ, **cloud, gcs.EMULATOR: proxy.url, "PYTHONPATH": str(Path(__file__).parents[1])}
+    run_it = [sys.executable, "-c", script, *command]
+    done = subprocess.run(run_it, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 75, done.stderr
+    assert "Cloud Storage does not answer" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mlapp import tensors
 from mlapp.dataset import Dataset, Split, content_digest
 from mlapp.dl import nets
-from mlapp.dl.augment import POLICIES
+from mlapp.dl.augment import policy_of
 from mlapp.dl.backend import tf
 from mlapp.dl.feed import evaluation_batches
 from mlapp.dl.keras_model import load_from
@@ -49,7 +49,7 @@ def write(teacher: Any, dataset: Dataset, folder: Path) -> Path:
     return path
 
 
-def taught(dataset: Dataset, teacher: str, augmentation: str) -> Split:
+def taught(dataset: Dataset, teacher: str, augmentation: str, flip: bool | None = None) -> Split:
     """The training split with the answers of the teacher behind the URI of its result.
 
     Where images are mirrored in training, an answer is the mean of those to both sides, which is the better one.
@@ -58,7 +58,7 @@ def taught(dataset: Dataset, teacher: str, augmentation: str) -> Split:
     logits = _stored(StageResult.load(teacher), dataset)
     if logits is None:
         logits = answers_of(load_from(teacher, dataset), train)
-    return replace(train, answers=_merged(logits, augmentation))
+    return replace(train, answers=_merged(logits, policy_of(augmentation, flip).mirrors))
 
 
 def _stored(teacher: StageResult, dataset: Dataset) -> Answers | None:
@@ -76,7 +76,7 @@ def _stored(teacher: StageResult, dataset: Dataset) -> Answers | None:
     return logits
 
 
-def _merged(logits: Answers, augmentation: str) -> Answers:
-    sides = logits if POLICIES[augmentation].mirrors else logits[:1]
+def _merged(logits: Answers, mirrored: bool) -> Answers:
+    sides = logits if mirrored else logits[:1]
     merged: Answers = sides.mean(0, dtype=np.float32).astype(np.float16)
     return merged

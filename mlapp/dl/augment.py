@@ -7,7 +7,7 @@ Randomness is stateless: the same seed and step give the same views, so that an 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mlapp.dl.backend import tf
@@ -43,6 +43,14 @@ POLICIES = {
     # there; tutorials mean 15 %, that is 8.5°), zoom_range=.15, horizontal_flip=True, fill_mode="nearest").
     "reference": Policy(rotation_degrees=15, shift=0.15, shear_degrees=8.53, zoom=0.15, flip="random"),
 }
+
+
+def policy_of(augmentation: str, flip: bool | None) -> Policy:
+    """The policy of this name; ``flip`` adds mirroring to it or takes it away, None leaves it as it is."""
+    policy = POLICIES[augmentation]
+    if flip is None or flip == policy.mirrors:
+        return policy
+    return replace(policy, flip="alternating" if flip else "never")
 
 
 Place = tuple[int, Any]  # a whole batch's size, and where in it these images start

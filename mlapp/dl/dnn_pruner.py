@@ -14,12 +14,13 @@ from pydantic import Field
 
 from mlapp.candidate import read_candidates
 from mlapp.dataset import Dataset, Split
+from mlapp.dl.adapt import adapt_to_data
 from mlapp.dl.answers import taught
 from mlapp.dl.devices import chosen, scaled
 from mlapp.dl.exporter import export
 from mlapp.dl.filter_pruning import prune_filters
 from mlapp.dl.keras_model import evaluate, load, load_from, save
-from mlapp.dl.report import outcome
+from mlapp.dl.report import outcome, require_learnt
 from mlapp.dl.weight_pruning import prune_weights
 from mlapp.result import Outcome, ResultUri, ResultUris, StageResult
 from mlapp.schema import Devices, Export, Pruning
@@ -54,8 +55,8 @@ def fit(
 
 
 def resolved(config: DnnPrunerConfig) -> DnnPrunerConfig:
-    """The config as scaled, without the other sparsities where one is asked for: they do not belong in its key."""
-    config = scaled(config, config.devices)
+    """The config as scaled and adapted, without the other sparsities where one is asked for: they change nothing."""
+    config = adapt_to_data(scaled(config, config.devices), Dataset.open(config.data))
     return config.model_copy(update={"sparsities": (config.sparsity,), "sparsity": None}) if config.sparsity else config
 
 
@@ -66,7 +67,8 @@ def run(config: DnnPrunerConfig, workdir: Path) -> Outcome:
     parent_uri, parent_name, parent_accuracy = _best(config.students)
     tried = []
     with chosen(config.devices):
-        student, train = load_from(parent_uri, dataset), taught(dataset, config.teacher, config.augmentation)
+        student = load_from(parent_uri, dataset)
+        train = taught(dataset, config.teacher, config.augmentation, config.flip)
         validation = dataset.split("validation")
         for sparsity in config.sparsities:
             folder = workdir / f"sparsity-{sparsity:g}"
@@ -80,6 +82,7 @@ def run(config: DnnPrunerConfig, workdir: Path) -> Outcome:
     _, sparsity, _, model, history = (
         max(passing, key=lambda trial: trial[1]) if passing else max(tried, key=lambda trial: trial[2])
     )
+    require_learnt(history, dataset, config)
     artifacts, candidates = export(
         model,
         dataset,
@@ -89,7 +92,7 @@ def run(config: DnnPrunerConfig, workdir: Path) -> Outcome:
         kind="filters pruned" if config.method == "filters" else "weights pruned",
         description=f"{parent_name} without {100 * sparsity:.0f} % of its {config.method}, fine-tuned with the teacher",
     )
-    return outcome(workdir, artifacts, candidates, history)
+    return outcome(workdir, artifacts, candidates, history, dataset, config)
 
 
 def _best(uris: tuple[str, ...]) -> tuple[str, str, float]:

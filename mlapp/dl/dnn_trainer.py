@@ -9,14 +9,15 @@ from pydantic import Field
 
 from mlapp.dataset import Dataset
 from mlapp.dl import answers, nets
-from mlapp.dl.augment import POLICIES
+from mlapp.dl.adapt import adapt_to_data
+from mlapp.dl.augment import policy_of
 from mlapp.dl.devices import chosen, scaled
 from mlapp.dl.exporter import export
 from mlapp.dl.keras_model import evaluate, load, save
 from mlapp.dl.losses import classification
 from mlapp.dl.optimise import optimise
 from mlapp.dl.replicas import replicate, unreplicate
-from mlapp.dl.report import outcome
+from mlapp.dl.report import outcome, require_learnt
 from mlapp.result import Outcome, ResultUri
 from mlapp.schema import Devices, Export, Training
 from mlapp.search_space import Choice, Real, SearchSpace
@@ -46,6 +47,7 @@ class DnnTrainerConfig(Training):
 
 def fit(config: Training, dataset: Dataset, folder: Path) -> tuple[Any, list[dict[str, float]]]:
     """A trained network and its history, one record an epoch; ``folder`` keeps checkpoints to resume from."""
+    config = adapt_to_data(config, dataset)
     model = replicate(nets.build_for(dataset, config, width=config.width, seed=config.seed))
     loss = classification(model, config.label_smoothing)
     history = optimise(model, loss, dataset.split("train"), dataset.split("validation"), config, folder)
@@ -53,8 +55,8 @@ def fit(config: Training, dataset: Dataset, folder: Path) -> tuple[Any, list[dic
 
 
 def resolved(config: DnnTrainerConfig) -> DnnTrainerConfig:
-    """The config as tuned, and as scaled to the devices there are."""
-    return scaled(with_tuned(config), config.devices)
+    """The config as tuned, as scaled to the devices there are, and as adapted to the data."""
+    return adapt_to_data(scaled(with_tuned(config), config.devices), Dataset.open(config.data))
 
 
 @stage("train", area="models", section="training", resolve=resolved)
@@ -63,7 +65,8 @@ def run(config: DnnTrainerConfig, workdir: Path) -> Outcome:
     dataset = Dataset.open(config.data)
     with chosen(config.devices):
         model, history = fit(config, dataset, workdir)
-    both_sides = config.both_sides and POLICIES[config.augmentation].mirrors
+    require_learnt(history, dataset, config)
+    both_sides = config.both_sides and policy_of(config.augmentation, config.flip).mirrors
     if both_sides:
         model = nets.with_both_sides(model, dataset, config)
     artifacts, candidates = export(
@@ -77,7 +80,7 @@ def run(config: DnnTrainerConfig, workdir: Path) -> Outcome:
         + (", mean over an image and its mirror image" if both_sides else ""),
     )
     artifacts[answers.ARTIFACT] = answers.write(model, dataset, workdir)
-    return outcome(workdir, artifacts, candidates, history)
+    return outcome(workdir, artifacts, candidates, history, dataset, config)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlapp.dataset import Split
-from mlapp.dl.augment import POLICIES, augment
+from mlapp.dl.augment import augment, policy_of
 from mlapp.dl.backend import tf
 
 
@@ -27,6 +27,7 @@ def training_batches(
     steps: int,
     parts: int = 1,
     own: range = range(1),
+    flip: bool | None = None,
 ) -> Any:
     """A `tf.data.Dataset` of ``(images, targets)``, augmented, for steps ``first_step`` to ``first_step + steps``.
 
@@ -35,7 +36,7 @@ def training_batches(
     ``parts``; each of one's ``own`` is an element, and no other is read. Rows of a batch are gathered in file order:
     one pass over the mapped pages.
     """
-    policy = POLICIES[augmentation]
+    policy = policy_of(augmentation, flip)
     batch_size = min(batch_size, len(split))
     size = batch_size // parts
 

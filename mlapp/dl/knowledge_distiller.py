@@ -10,6 +10,7 @@ from pydantic import Field
 
 from mlapp.dataset import Dataset
 from mlapp.dl import nets
+from mlapp.dl.adapt import adapt_to_data
 from mlapp.dl.answers import taught
 from mlapp.dl.budget import widest
 from mlapp.dl.devices import chosen, scaled
@@ -19,7 +20,7 @@ from mlapp.dl.keras_model import evaluate, load, save
 from mlapp.dl.losses import distillation
 from mlapp.dl.optimise import optimise
 from mlapp.dl.replicas import replicate, unreplicate
-from mlapp.dl.report import outcome
+from mlapp.dl.report import outcome, require_learnt
 from mlapp.result import Outcome, ResultUri
 from mlapp.schema import Devices, Distillation, Export, Pruning
 from mlapp.search_space import Choice, Real, SearchSpace
@@ -50,8 +51,8 @@ class KnowledgeDistillerConfig(Distillation):
 
 def fit(config: KnowledgeDistillerConfig, dataset: Dataset, folder: Path) -> tuple[Any, list[dict[str, float]]]:
     """A student and its history, one record an epoch; ``folder`` keeps checkpoints to resume from."""
-    config = within_budget(config, dataset)
-    train = taught(dataset, config.teacher, config.augmentation)
+    config = adapt_to_data(within_budget(config, dataset), dataset)
+    train = taught(dataset, config.teacher, config.augmentation, config.flip)
     validation = dataset.split("validation")
     pruning = _pruning(config)
     student = replicate(nets.build_for(dataset, config, width=config.width, seed=config.seed))
@@ -86,17 +87,19 @@ def within_budget(config: KnowledgeDistillerConfig, dataset: Dataset) -> Knowled
 
 
 def resolved(config: KnowledgeDistillerConfig) -> KnowledgeDistillerConfig:
-    """The config as tuned and scaled, without the other students: they change nothing here, nor belong in its key."""
-    return scaled(with_tuned(config), config.devices).model_copy(update={"widths": (config.width,)})
+    """The config as tuned, scaled and adapted to the data, without the other students: they change nothing here."""
+    config = scaled(with_tuned(config), config.devices).model_copy(update={"widths": (config.width,)})
+    return adapt_to_data(config, Dataset.open(config.data))
 
 
-@stage("distill", area="models", section="distillation", resolve=resolved)
+@stage("distill", area="models", section="distillation", resolve=resolved, each=("width", "widths"))
 def run(config: KnowledgeDistillerConfig, workdir: Path) -> Outcome:
     """Distil, export and measure one student."""
     dataset = Dataset.open(config.data)
     with chosen(config.devices):
         config = within_budget(config, dataset)
         student, history = fit(config, dataset, workdir)
+    require_learnt(history, dataset, config)
     artifacts, candidates = export(
         student,
         dataset,
@@ -107,7 +110,7 @@ def run(config: KnowledgeDistillerConfig, workdir: Path) -> Outcome:
         description=f"{config.architecture}, width {config.width:g}, distilled at temperature {config.temperature:g}"
         + (f", without {100 * config.sparsity:.0f} % of its filters from half-way on" if config.sparsity else ""),
     )
-    return outcome(workdir, artifacts, candidates, history)
+    return outcome(workdir, artifacts, candidates, history, dataset, config)
 
 
 if __name__ == "__main__":

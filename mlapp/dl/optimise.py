@@ -113,6 +113,7 @@ def _run_epoch(
             train,
             batch_size=config.batch_size,
             augmentation=config.augmentation,
+            flip=config.flip,
             seed=config.seed,
             first_step=progress.step,
             steps=(epoch + 1) * per_epoch - progress.step,

@@ -1,7 +1,7 @@
 """Which pictures a folder holds, and of which class: ``train/<class>/*`` with ``test/<class>/*``, or ``<class>/*``.
 
-Files that systems leave behind, and files that are no pictures by their names, are skipped and counted. Whatever else
-cannot be a picture of a class is named.
+Files that systems leave behind, and files whose names say that they are not pictures, are skipped and counted.
+Whatever else cannot be a picture of a class is named.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PICTURES = {
 }
 NO_PICTURES = {
     *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".rst", ".html", ".htm"),
-    *(".ini", ".cfg", ".toml", ".log", ".py", ".ipynb", ".sh", ".bat", ".pdf", ".doc", ".docx", ".xls"),
+    *(".ini", ".cfg", ".toml", ".log", ".xmp", ".aae", ".py", ".ipynb", ".sh", ".bat", ".pdf", ".doc", ".docx", ".xls"),
     *(".xlsx", ".zip", ".tar", ".gz", ".tgz", ".rar", ".7z", ".npy", ".npz", ".pkl", ".parquet", ".mat"),
     *(".h5", ".db", ".sqlite", ".url", ".lnk", ".md5", ".sha256", ".torrent", ".part", ".tmp", ".bak"),
 }
@@ -130,8 +130,9 @@ def _parts(root: Path, walk: _Walk) -> dict[Part, Path]:
     inner = {name: _Walk().listing(path) for name, path in top.folders.items()}
     splits = {name for name in inner if name.lower() in SPLITS}
     if not any(inner[name].folders for name in splits) and (not splits or splits != set(inner)):
-        if len(inner) == 1 and (inside := inner[next(iter(inner))]).folders and not inside.files:
-            name = next(iter(inner))
+        name, inside = next(iter(inner.items()), ("", _Listing({}, [])))
+        holds_idx = len(inner) == 1 and any("ubyte" in path.name for path in top.folders[name].iterdir())
+        if len(inner) == 1 and (holds_idx or (inside.folders and not inside.files)):
             raise UserError(f"{seen(root)}, one folder around all: give {root / name} as data.source")
         walk.skipped.clear()  # `find` lists the same place again
         return {"train": root}
@@ -165,7 +166,7 @@ def _class_names(
     for part, listing in listings.items():
         if strays := sorted(set(listing.folders) - set(names)):
             raise UserError(
-                f"{places[part]} holds a class {strays[0]!r} that the training images lack: add some, or remove it"
+                f"{places[part]} holds a class {strays[0]!r} without training images: add some, or remove it"
             )
     return wanted or names
 

@@ -51,7 +51,7 @@ class Finding:
                 partner = (raw.image(self.partner_part, other), _label(raw, self.partner_part, other))
             yield self.check, raw.image(self.part, int(number)), raw.classes[labels[number]], *partner
 
-    def told(self, raw: RawData, most: int) -> list[str]:
+    def describe(self, raw: RawData, most: int) -> list[str]:
         """The first of them, each in some words."""
         return [
             f"{image} ({label})" + (f" = {partner} ({partner_label})" if partner else "")
@@ -67,7 +67,7 @@ class Finding:
             "share": self.share,
             "limit": self.limit,
             "examples": [int(number) for number in self.numbers[:most]],
-            "named": self.told(raw, most),
+            "named": self.describe(raw, most),
         }
 
 

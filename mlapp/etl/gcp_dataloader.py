@@ -86,9 +86,9 @@ def _described(config: Extract, source: Source, brought: Brought, classes: tuple
         f"of {len(classes)} classes from {source.label}"
     )
     if brought.pictures:
-        told = conversions(brought.pictures)
-        log.info("extract: %s", told)
-        headline += f"; {told}"
+        done = describe_conversions(brought.pictures)
+        log.info("extract: %s", done)
+        headline += f"; {done}"
     return Outcome(
         artifacts={**{ARTIFACTS[name]: file for name, file in brought.files.items()}, **more},
         metrics={**images, "classes": Metric(value=len(classes), unit="classes")},
@@ -96,7 +96,7 @@ def _described(config: Extract, source: Source, brought: Brought, classes: tuple
     )
 
 
-def conversions(pictures: dict[str, Any]) -> str:
+def describe_conversions(pictures: dict[str, Any]) -> str:
     """What was done to pictures so that all are alike, and which files were passed over, in a line."""
     done = [f"{count:,} {what}" for what, count in pictures["converted"].items()]
     passed = [f"{count:,} {what}" for what, count in pictures["skipped"].items()]

@@ -1,4 +1,4 @@
-"""From a picture's file to pixels, in one place: whoever trains on a picture or classifies it sees the same values.
+"""From a picture's file to pixels, in one place: training and serving see the same values.
 
 The rules:
 

@@ -100,7 +100,7 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def _jpeg(content: bytes) -> Container:
-    """JFIF's and Adobe's segments are kept: they say what the channels mean. So are all that are no metadata."""
+    """JFIF's and Adobe's segments are kept: they say what the channels mean. So is everything but metadata."""
     kept, place, orientation = [content[:2]], 2, 0
     while place + 4 <= len(content) and content[place] == 0xFF:
         marker = content[place + 1]

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from mlapp import schema, storage
+from mlapp.dataset import are_uneven
 from mlapp.errors import UserError
 from mlapp.etl import checks
 from mlapp.etl.checks import Survey
@@ -30,7 +31,6 @@ from mlapp.stage import stage
 log = logging.getLogger("mlapp")
 FINDINGS = "findings.csv"
 EXAMPLES, SHOWN = 5, 10
-UNEVEN = 3.0  # the largest class has over so many times the images of the smallest one
 
 
 class Validate(schema.Quality):
@@ -101,7 +101,7 @@ def _require_sound(raw: RawData, findings: list[Finding], listed: str) -> None:
 
 
 def _examples(raw: RawData, finding: Finding, most: int) -> str:
-    told = finding.told(raw, most)
+    told = finding.describe(raw, most)
     more = f" and {finding.count - most:,} more" if finding.count > most else ""
     return f"; {', '.join(told)}{more}" if told else ""
 
@@ -110,7 +110,7 @@ def _uneven(raw: RawData, surveys: dict[Part, Survey]) -> str | None:
     """What to warn of where classes are so uneven that accuracy alone misleads."""
     counts = surveys["train"].per_class
     most, least = int(counts.argmax()), int(counts.argmin())
-    if counts[most] <= UNEVEN * counts[least]:
+    if not are_uneven(counts):
         return None
     return (
         f"classes are uneven: {counts[most]:,} training images of {raw.classes[most]}, {counts[least]:,} of "

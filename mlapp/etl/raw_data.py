@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.etl import idx
 from mlapp.result import StageResult
+from mlapp.schema import NAME, Label
 
 Part = Literal["train", "test"]
 
@@ -32,8 +33,8 @@ class Files:
 class Description(BaseModel):
     """What extract says of the data set, as far as it is needed here."""
 
-    name: str
-    classes: tuple[str, ...]
+    name: str = Field(pattern=NAME)
+    classes: tuple[Label, ...] = Field(min_length=2, max_length=256)
     origin: str
     pictures: dict[str, Any] | None = None
 
@@ -65,6 +66,10 @@ def open_raw(uri: str) -> Iterator[RawData]:
     A `UserError` at the end names a missing or altered file, whatever came of the work; keep nothing before that.
     """
     result = StageResult.load(uri)
+    for name in result.artifacts:
+        path = result.artifact(name)
+        if storage.is_local(path) and path.exists() and not path.is_file():  # a pipe would be waited on for ever
+            raise UserError(f"the raw data's {name} is not a regular file ({path}): run the extract stage again")
     with ThreadPoolExecutor(1) as beside:
         damage = beside.submit(result.damage)
         try:
@@ -88,6 +93,8 @@ def _opened(result: StageResult) -> RawData:
         for part in present
     }
     names = result.content("names", dict[Part, list[str]]) if "names" in result.artifacts else None
+    if names and any(len(names.get(part, [])) != len(files.images) for part, files in parts.items()):
+        raise UserError(f"{result.artifact('names')} does not name every image: run the extract stage again")
     return RawData(source.name, source.classes, source.origin, parts, result.digest(), source.pictures, names)
 
 

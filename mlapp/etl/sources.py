@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args
 from upath import UPath
 
 from mlapp import storage
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 from mlapp.etl import class_folders, debian_package, fashion_mnist, image_folder, picture
 from mlapp.etl.download import MissingFileError, download
 from mlapp.etl.raw_data import Part
@@ -73,6 +73,8 @@ def bring(folder: UPath, scratch: Path, target: Path, data: Data) -> Brought:
             origin=None if here else str(folder),
         )
         return Brought(*made)
+    if folders := sorted(path.name for path in folder.iterdir() if path.is_dir() and not LIKE_IDX.search(path.name)):
+        log.warning("%s: its IDX files are read, its folders (%s) are not", folder, ", ".join(folders[:6]))
     files: dict[IdxName, Written] = {}
     for name in _wanted(folder, set(found)):
         with found[name].open("rb") as stream:
@@ -120,7 +122,7 @@ def existing_folder(uri: str) -> UPath:
         folder = storage.at(os.path.expanduser(uri) if uri.startswith("~") else uri)
         with storage.explained():
             exists, is_folder = folder.exists(), folder.is_dir()
-    except UserError:
+    except (UserError, TryAgainError):
         raise
     # Every kind of remote storage has exceptions of its own: not installed, no credentials, no such bucket, no network.
     except Exception as error:

@@ -33,7 +33,7 @@ READ_S = 30.0  # without a byte
 WINDOW_S, SLOWEST = 60.0, 1000  # fewer bytes a second over this time are given up
 DEADLINE_S = 4 * 3600.0  # for one file, over all attempts
 TICK_S = 0.2
-MOST_REDIRECTS = 5
+MOST_REDIRECTS, MOST_ADDRESSES = 5, 8
 REDIRECTS = (301, 302, 303, 307, 308)
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -105,7 +105,7 @@ class Web:
 
     def _connect(self, connection: Any, connect: Callable[[], socket.socket]) -> socket.socket:
         name, failure = connection._dns_host, None
-        for address in self._addresses(connection):
+        for address in self._addresses(connection)[:MOST_ADDRESSES]:
             connection._dns_host = address
             try:
                 found = connect()

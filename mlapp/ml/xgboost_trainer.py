@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from mlapp.candidate import Candidate, write_candidates
+from mlapp.class_scores import class_scores
 from mlapp.curves import write_history
 from mlapp.dataset import Dataset, Split
 from mlapp.errors import UserError, termination_deferred
@@ -20,7 +22,7 @@ from mlapp.ml.backend import xgboost
 from mlapp.ml.boosting import best, boost
 from mlapp.ml.importance import draw
 from mlapp.ml.ml_utils import Features
-from mlapp.ml.xgboost_model import describe, evaluate, features_of, latency_us, load, nodes, save
+from mlapp.ml.xgboost_model import describe, evaluate, features_of, latency_us, load, nodes, save, score
 from mlapp.result import Metric, Outcome, ResultUri
 from mlapp.schema import Baseline
 from mlapp.search_space import Real, SearchSpace, Whole
@@ -72,6 +74,7 @@ def run(config: XgboostTrainerConfig, workdir: Path) -> Outcome:
     draw(model, artifacts["importance"])
     candidate = _candidate(artifacts["model"], dataset.split("validation"), config)
     artifacts["candidates"] = write_candidates([candidate], workdir)
+    scores = class_scores(dataset, partial(score, artifacts["model"]))
     accuracy, latency, size = candidate.validation_accuracy, candidate.latency_us, candidate.bytes
     return Outcome(
         artifacts={**artifacts, **write_history(history, workdir, along="round")},
@@ -81,9 +84,10 @@ def run(config: XgboostTrainerConfig, workdir: Path) -> Outcome:
             "best_round": Metric(value=best(history)["round"]),
             "training": Metric(value=sum(record["seconds"] for record in history), unit="s"),
             "training_cpu": Metric(value=sum(record["cpu_seconds"] for record in history), unit="s"),
+            **(scores.metrics if scores else {}),
         },
         headline=f"{candidate.name}: {100 * accuracy.value:.2f} % on validation; "
-        f"{size / 1000:,.0f} KB, {latency.value:.0f} µs with its features",
+        f"{size / 1000:,.0f} KB, {latency.value:.0f} µs with its features" + (f"; {scores.line}" if scores else ""),
     )
 
 

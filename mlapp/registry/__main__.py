@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from mlapp import pins, storage
-from mlapp.errors import OneLineError, TryAgainError, UserError, printable
+from mlapp.errors import OneLineError, UserError, printable
 from mlapp.registry import catalogue, integrity, moves, rekeying, restoring
 from mlapp.registry.pointer import Pointer
 from mlapp.schema import NAME, Config
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 arguments.name = _name(arguments.name or _default_name(arguments.registry, settings))
             told = arguments.command(arguments)
     except OneLineError as error:
-        parser.exit(75 if isinstance(error, TryAgainError) else 2, f"{parser.prog}: error: {error}\n")
+        parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
     sys.stdout.write(f"{told}\n")
 
 

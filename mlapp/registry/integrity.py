@@ -20,8 +20,8 @@ from mlapp.registry import files, history, trust
 from mlapp.registry.bundle import MANIFEST, Manifest, whole
 from mlapp.registry.judge import Judge
 from mlapp.registry.keys import UNSIGNED, Keyring, keyring
-from mlapp.registry.pointer import BUNDLE_ID, HISTORY, Pointer
-from mlapp.registry.state import State
+from mlapp.registry.pointer import BUNDLE_ID, HISTORY, POINTER, Pointer
+from mlapp.registry.state import State, read_version
 from mlapp.schema import Signing
 
 WORKERS = min(32, 4 * (os.cpu_count() or 1))
@@ -74,8 +74,14 @@ def inspect(
 
 
 def _versions(pointer: Pointer) -> tuple[object, ...]:
-    """What changes whenever the registry does."""
-    return (*pointer.versions(), [name for name in files.names(pointer.folder) if BUNDLE_ID.fullmatch(name)])
+    """What changes whenever the registry does, whatever state its files are in."""
+    found: list[object] = [[name for name in files.names(pointer.folder) if BUNDLE_ID.fullmatch(name)]]
+    for name in (HISTORY, POINTER):
+        try:
+            found.append(read_version(pointer.folder / name))
+        except (UserError, OSError, UnicodeDecodeError) as error:
+            found.append(str(error))
+    return tuple(found)
 
 
 def _report(

@@ -34,7 +34,7 @@ class Judge:
     @classmethod
     def by(cls, folder: UPath, text: str, ring: Keyring) -> Judge:
         """The same, where history and keys have been read."""
-        return cls(ring, trust.read(text, folder / HISTORY, folder.name, ring))
+        return cls(ring, trust.read(text, folder / HISTORY, ring))
 
     def check(self, place: UPath, digest: str) -> None:
         """A `UserError` unless the bundle at ``place``, of which this is the manifest's digest, may be trusted."""
@@ -44,7 +44,7 @@ class Judge:
 
     def look(self, place: UPath, digest: str) -> tuple[str, str]:
         """How a bundle is signed, in a word or two, and why it may not be trusted, if so."""
-        again = f"sign it with `python -m mlapp.registry sign {place.name}`, if you trust it"
+        again = f"sign it with `{trust.command(f'sign {place.name}', place.parent)}`, if you trust it"
         try:
             signed = files.read(place / signature.SIGNATURE)[0]
         except FileNotFoundError:

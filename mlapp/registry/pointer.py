@@ -12,7 +12,7 @@ from typing import Any
 from upath import UPath
 
 from mlapp import gcs, storage
-from mlapp.errors import UserError, printable
+from mlapp.errors import TryAgainError, UserError, printable
 from mlapp.registry import files, history, trust
 from mlapp.registry import state as registry_state
 from mlapp.registry.signing import Signer
@@ -46,7 +46,7 @@ class Pointer:
         for _ in range(TRIES):
             text, noted = self._history()
             present, version = self._read()
-            state = State(text, noted, self.moves(text), present, version)
+            state = State(text, noted, history.moves(text, self.folder / HISTORY), present, version)
             if state.agreed or state.pending or self._history()[1] == noted:
                 break
         return state
@@ -58,7 +58,7 @@ class Pointer:
         `UserError` says so if the champion moved meanwhile; then nothing is changed.
         """
         signer = Signer(keys)
-        with files.locked(self.folder), self._room(new) as ready:
+        with self._locked(), self._room(new) as ready:
             state = self._settled(signer)
             if state.present != expected:
                 raise self._overtaken(expected)
@@ -71,7 +71,7 @@ class Pointer:
         ``adopt`` is the champion's id where the line takes over whatever history and pointer say.
         """
         signer = Signer(keys)
-        with files.locked(self.folder):
+        with self._locked():
             state = self._completed() if adopt else self._settled(signer)
             if state.present is None:
                 raise UserError(f"{self.folder} has no champion: give --name and --registry of a promoted model")
@@ -85,26 +85,12 @@ class Pointer:
     def settle(self, keys: Signing | None = None) -> str | None:
         """Complete a move that was cut off; returns the champion. A `UserError` if nothing may be built upon it."""
         signer = Signer(keys)
-        with files.locked(self.folder):
+        with self._locked():
             return self._settled(signer).present
-
-    def versions(self) -> tuple[object, object]:
-        """What changes with every move, whatever state the two files are in."""
-        found: list[object] = []
-        for read in (self._history, self._read):
-            try:
-                found.append(read()[1])
-            except (UserError, OSError) as error:
-                found.append(str(error))
-        return found[0], found[1]
 
     def history(self) -> list[dict[str, Any]]:
         """All moves of the pointer, the oldest first; a `UserError` if the file was tampered with."""
-        return self.moves(self.history_text())
-
-    def moves(self, text: str) -> list[dict[str, Any]]:
-        """The moves of this text, which was read as the history."""
-        return history.moves(text, self.folder / HISTORY)
+        return history.moves(self.history_text(), self.folder / HISTORY)
 
     def history_text(self) -> str:
         """The history as it stands in its file."""
@@ -167,15 +153,22 @@ class Pointer:
         text = history.appended(state.text, {**move, trust.NAME: self.folder.name}, signer.sign)
         try:
             done = _replace(self.folder / HISTORY, text, state.noted)
-        except Exception:
-            if not self._is_decided(text):  # else only the answer was lost
+        except Exception as error:
+            if not self._is_decided(text, error):  # else only the answer was lost
                 raise
-            done = True
+            return
         if not done and not self._is_decided(text):
             raise self._overtaken(state.present)
 
-    def _is_decided(self, text: str) -> bool:
-        return history.holds(self.history_text(), history.head(text))
+    def _is_decided(self, text: str, lost: Exception | None = None) -> bool:
+        """Whether the history has the last line of this text, by now with others after it perhaps."""
+        try:
+            return history.holds(self.history_text(), history.head(text))
+        except Exception as error:
+            raise TryAgainError(
+                f"it is not known whether the move was written ({printable(str(lost or error))[:200]}): run the same "
+                f"again, or look with `{trust.command('show', self.folder)}`"
+            ) from error
 
     def _point(self, new: str, version: int, ready: Path | None) -> None:
         """Move the pointer, once the history's line has decided that it moves; what fails now does not undo that."""
@@ -186,9 +179,20 @@ class Pointer:
             told = printable(str(storage.explain(error) or error))
             log.warning(
                 "the move to %s is decided and in the history, but %s still has the old value (%s): the next promotion "
-                "or rollback, or `python -m mlapp.registry promote %s --name %s --why complete`, completes it",
-                *(new, self.folder / POINTER, told, new, self.folder.name),
+                "or rollback, or `%s --why complete`, completes it",
+                *(new, self.folder / POINTER, told, trust.command(f"promote {new}", self.folder)),
             )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes away from a local registry; what a kill left of files that were being written goes."""
+        with files.locked(self.folder):
+            if storage.is_local(self.folder):
+                for left in Path(self.folder.path).glob(f".*{storage.DRAFT}"):
+                    if files.kind(left) == files.FOLDER:
+                        raise files.odd(left)
+                    left.unlink()
+            yield
 
     @contextmanager
     def _room(self, new: str) -> Iterator[Path | None]:
@@ -196,10 +200,6 @@ class Pointer:
         if not storage.is_local(self.folder):
             yield None
             return
-        for left in Path(self.folder.path).glob(f".*{storage.DRAFT}"):
-            if files.kind(left) == files.FOLDER:
-                raise files.odd(left)
-            left.unlink()
         ready = Path(self.folder.path, f".{POINTER}.next{storage.DRAFT}")
         try:
             with ready.open("x", encoding="utf-8") as stream:

@@ -29,12 +29,14 @@ MODELS = {"int8": "model.int8.tflite", "float32": "model.float32.tflite", "keras
 class PromoterConfig(Promotion):
     """The `promotion` settings, and what to promote."""
 
-    name: str = Field(pattern=NAME, description="name of the model in the registry")
+    name: str = Field("my_fashion_mnist", pattern=NAME, description="name of the model in the registry")
     verdict: ResultUri = Field(description="result of verdict")
     challenger: ResultUri = Field(description="result of selector")
     data: ResultUri = Field(description="result of image_etl")
     results: ResultUris = Field((), description="results of all earlier stages, for the bundle's provenance")
-    registry: str = Field(description="folder or gs:// prefix of promoted bundles; default: storage.registry")
+    registry: str = Field(
+        "production_models", description="folder or gs:// prefix of promoted bundles; default: storage.registry"
+    )
     by: str | None = Field(None, description="who or what promotes, for the history; unset: the user and the machine")
     answer: str = Field("", description="what a person said who was asked; empty: nobody was")
     signing: Signing = Signing()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.registry import files, history, trust
@@ -29,7 +31,7 @@ def adopt(registry: str, name: str, keys: Signing, *, by: str | None, why: str) 
     manifest = whole(place := pointer.folder / state.champion)
     if manifest.name != name:
         raise UserError(f"bundle {place} is one of {manifest.name}, so it cannot be champion of {name}")
-    signer.check(trust.read(state.text, pointer.folder / HISTORY, name, signer.ring))
+    signer.check(trust.read(state.text, pointer.folder / HISTORY, signer.ring))
     line = {**given, **about(manifest), trust.EVENT: trust.ADOPT, "history": history.head(state.text)}
     pointer.record(line, keys, adopt=manifest.id)
     if signer.fingerprint:
@@ -43,9 +45,8 @@ def rotate(registry: str, name: str, keys: Signing, new: str, *, by: str | None,
         raise UserError(f"{new} holds {len(given)} keys: give a file with the new public key alone")
     [fingerprint] = given
     if fingerprint not in keyring(keys):
-        raise UserError(
-            f"signing.public_key does not hold the new key yet: append it there first (`cat {new} >> KEYS.pub`)"
-        )
+        append = f"cat {shlex.quote(new)} >> KEYS.pub"
+        raise UserError(f"signing.public_key does not hold the new key yet: append it there first with `{append}`")
     if fingerprint in _trust(registry, name, keys).revoked:
         raise UserError(f"{new} holds a key that was revoked: make another one")
     _record(registry, name, keys, {trust.EVENT: trust.ROTATE, trust.KEY: fingerprint}, by, why)
@@ -68,8 +69,8 @@ def sign_bundles(pointer: Pointer, keys: Signing, bundle: str | None = None) -> 
 
     Each must be whole, and the one that the history names.
     """
-    signer, text = Signer(keys), pointer.history_text()
-    judge, moves = Judge.by(pointer.folder, text, keyring(keys)), pointer.moves(text)
+    signer, state = Signer(keys), pointer.state()
+    judge, moves = Judge.by(pointer.folder, state.text, keyring(keys)), state.moves
     if judge.trust.problem and not bundle:
         raise UserError(judge.trust.problem)
     signed = []

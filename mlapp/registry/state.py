@@ -54,7 +54,7 @@ class State:
         back = f"run `{write}`" if last else f"restore {folder / HISTORY} from a copy"
         return (
             f"the pointer names {self.present}, the history ends with {last}, so somebody changed one by hand: {back}, "
-            f"or, if the pointer is right, `{trust.adopt_command(folder.name)}`"
+            f"or, if the pointer is right, `{trust.adopt_command(folder)}`"
         )
 
 

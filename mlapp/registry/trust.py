@@ -9,6 +9,7 @@ signed counts only if the history named it before.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,14 +48,14 @@ class Trust:
             raise ValueError(f"its key {signer[:12]} is retired since line {since} of the history")
 
 
-def read(text: str, path: object, name: str, ring: Keyring) -> Trust:
+def read(text: str, path: UPath, ring: Keyring) -> Trust:
     """Follow a history's lines; a `UserError` only where they are no chain. Without keys everything is trusted."""
     moves = history.moves(text, path)
     signers: list[str | None] = []
     in_force, retired, revoked = frozenset(ring), dict[str, int](), frozenset[str]()
     named, vouched = dict[str, int](), 0
     for number, (line, move) in enumerate(zip(history.lines(text), moves, strict=True), start=1):
-        signer = _signer(line, move, name, ring)
+        signer = _signer(line, move, path.parent.name, ring)
         signer = signer if signer in in_force else None
         signers.append(signer)
         if manifest := move.get("manifest"):
@@ -75,14 +76,19 @@ def read(text: str, path: object, name: str, ring: Keyring) -> Trust:
         more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
         problem = (
             f"line {bad[0]}{more} of {path} is not signed by a key in force of signing.public_key: restore the history "
-            f"from a copy, or, if you know each of its moves, run `{adopt_command(name)}`"
+            f"from a copy, or, if you know each of its moves, run `{adopt_command(path.parent)}`"
         )
     return Trust(signers, vouched, in_force, retired, revoked, named, problem)
 
 
-def adopt_command(name: str) -> str:
+def adopt_command(folder: UPath) -> str:
     """What takes over a history and a pointer as they are."""
-    return f"python -m mlapp.registry adopt --name {name} --why REASON"
+    return f"{command('adopt', folder)} --why REASON"
+
+
+def command(what: str, folder: UPath) -> str:
+    """One of the registry's commands about this very model."""
+    return f"python -m mlapp.registry {what} --name {folder.name} --registry {shlex.quote(str(folder.parent))}"
 
 
 def lost_anchors(folder: UPath, text: str, moves: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -97,9 +103,9 @@ def lost_anchors(folder: UPath, text: str, moves: Sequence[dict[str, Any]]) -> d
     return found
 
 
-def check(folder: UPath, text: str, path: object, ring: Keyring) -> Trust:
+def check(folder: UPath, text: str, path: UPath, ring: Keyring) -> Trust:
     """A `UserError` unless a history may be built upon: every line trusted, none cut off that a bundle followed."""
-    trust = read(text, path, folder.name, ring)
+    trust = read(text, path, ring)
     if trust.problem:
         raise UserError(trust.problem)
     if lost := lost_anchors(folder, text, history.moves(text, path)):
@@ -111,7 +117,7 @@ def lost_line(folder: UPath, path: object, bundle: str) -> str:
     """What to say of a history that was cut off or written anew."""
     return (
         f"{path} lacks the history that bundle {bundle} followed, so it was cut off or rewritten: restore it from a "
-        f"copy, or, if you know that it is right, run `{adopt_command(folder.name)}`"
+        f"copy, or, if you know that it is right, run `{adopt_command(folder)}`"
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlapp.child_environment import CLOUD, COMPUTE, RAY, child_environment
-from mlapp.tune.session import safe_python, write_token
+from mlapp.tune.session import require_readable, safe_python, write_token
 
 OF_ANOTHER = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR")
 NO_METRICS = {"enable_metrics_collection": False}
@@ -45,7 +45,10 @@ def closed(folder: Path, changed: Mapping[str, str]) -> Iterator[None]:
     with environment({**changed, **settings}, without=OF_ANOTHER), ExitStack() as stack:
         import sys
 
+        import ray
         from ray._private import node, ray_constants, utils
+
+        require_readable(Path(ray.__file__))
 
         def replace(owner: Any, name: str, value: Any) -> None:
             stack.callback(setattr, owner, name, getattr(owner, name))
@@ -62,10 +65,11 @@ def closed(folder: Path, changed: Mapping[str, str]) -> Iterator[None]:
 
 def _have_ray_read_it() -> None:
     """Ray reads settings and token once in a process; this makes it read them now."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray import _raylet
 
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    native: Any = _raylet  # whose stub leaves these out
+    native.Config.initialize("")
+    native.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _become(environ: Mapping[str, str]) -> None:

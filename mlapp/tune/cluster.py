@@ -89,7 +89,7 @@ def _local(config: Tuning, workdir: Path) -> Iterator[Cluster]:
 @contextmanager
 def _started_in_time(before: set[int], folder: Path) -> Iterator[None]:
     """A `UserError` with the last words of Ray's own log where Ray does not come up."""
-    with overdue(before, START_S) as too_late:
+    with overdue(before, START_S, lambda: last_words(folder)) as too_late:
         try:
             yield
         except Exception as error:
@@ -109,15 +109,11 @@ def _joined(config: Tuning, address: str) -> Iterator[Cluster]:
 
         try:
             _init(address=address, runtime_env={"py_modules": [str(Path(mlapp.__file__).parent)], "env_vars": QUIET})
-        except ray.exceptions.AuthenticationError as error:
-            raise UserError(
-                f"the Ray cluster at RAY_ADDRESS={address} refused the token: set RAY_AUTH_MODE=token, and "
-                "RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
-            ) from error
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"cannot join the Ray cluster at RAY_ADDRESS={address} ({reason}): mend or unset it"
+                f"cannot join the Ray cluster at RAY_ADDRESS={address} ({reason}): correct or unset it; where it wants "
+                "a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, a file that holds it"
             ) from error
         try:
             nodes = [
@@ -207,6 +203,8 @@ def _require_answer(address: str) -> None:
             grpc.channel_ready_future(channel).result(timeout=ANSWER_S)
             channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=ANSWER_S)  # which Ray has, a proxy not
     except (OSError, OverflowError, grpc.FutureTimeoutError, grpc.RpcError) as error:
+        if isinstance(error, grpc.RpcError) and error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            return  # the answer of a Ray that wants a token, which Ray itself will show
         reason = getattr(error, "strerror", None) or "no answer of a Ray"
         raise UserError(
             f"no Ray cluster answers at RAY_ADDRESS={address} ({reason}): start it, mend the address, or unset it for "

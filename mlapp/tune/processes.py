@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,16 +42,16 @@ def kill(born: list[Any]) -> None:
 
 
 @contextmanager
-def overdue(before: set[int], seconds: float) -> Iterator[threading.Event]:
+def overdue(before: set[int], seconds: float, why: Callable[[], str]) -> Iterator[threading.Event]:
     """Kill Ray's processes if the block takes longer than this, so that Ray's start fails instead of hanging.
 
-    Yields an event that is set if that happened.
+    Yields an event that is set if that happened. ``why`` is logged before, as Ray's own code may end this process then.
     """
     happened = threading.Event()
 
     def give_up() -> None:
         happened.set()
-        log.warning("Ray has not come up within %g s: giving up", seconds)
+        log.warning("Ray has not come up within %g s (%s): giving up", seconds, why())
         kill(born_since(before))
 
     timer = threading.Timer(seconds, give_up)

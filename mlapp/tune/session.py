@@ -68,6 +68,15 @@ def safe_python(folder: Path) -> str:
     return str(home / executable.relative_to(executable.parents[1]))
 
 
+def require_readable(path: Path) -> None:
+    """A `UserError` where Ray's files lie in a path that Ray takes apart when it starts processes from there."""
+    if odd := sorted({each for each in str(path) if each in "'\"\\" or not each.isprintable()}):
+        raise UserError(
+            f"Ray cannot be started from {path}, whose name holds {' '.join(map(ascii, odd))}: move the project with "
+            "its environment to a folder without quotes, backslashes and line breaks in its path"
+        )
+
+
 def last_words(folder: Path) -> str:
     """What Ray's own logs say at their end, of the process that wrote an error last; in one line."""
     told = [path for path in folder.glob(f"{RAYS_OWN}/session_2*/logs/*.*") if path.is_file() and path.stat().st_size]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from mlapp.dataset import Dataset, Split
 from mlapp.errors import UserError
 from mlapp.policy import Policy, policy_of
 from mlapp.registry.bundle import Manifest, verify
+from mlapp.registry.comparable import refuse_other_questions
 from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Input, Metric, Outcome, Record, ResultUri, StageResult
 from mlapp.schema import NAME, Signing
@@ -34,8 +34,12 @@ class VetConfig(Vetting):
     challenger: ResultUri = Field(description="result of selector")
     data: ResultUri = Field(description="result of image_etl")
     baseline: ResultUri | None = Field(None, description="result of xgboost_trainer, to compare the challenger with")
-    registry: str = Field(description="folder or gs:// prefix of promoted bundles; default: storage.registry")
-    name: str = Field(pattern=NAME, description="name of the model in the registry; default: promotion.name")
+    registry: str = Field(
+        "production_models", description="folder or gs:// prefix of promoted bundles; default: storage.registry"
+    )
+    name: str = Field(
+        "my_fashion_mnist", pattern=NAME, description="name of the model in the registry; default: promotion.name"
+    )
     signing: Signing = Signing()
     champion: Annotated[str | None, Input()] = Field(
         None, description="manifest.json of the champion to compare with; default: the registry's"
@@ -164,12 +168,7 @@ def _champion(uri: str | None, keys: Signing, dataset: Dataset) -> tuple[str, Pa
         return None
     folder = storage.at(uri).parent
     manifest = verify(folder, keys)
-    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
-    if labels != list(dataset.classes):
-        raise UserError(
-            f"the champion {folder} tells {len(labels)} other classes than the data set's {len(dataset.classes)}: "
-            "promote this model under another promotion.name"
-        )
+    refuse_other_questions(folder, dataset.classes, dataset.shape)
     return manifest.id, storage.fetch(folder / manifest.model, manifest.model_sha256)
 
 

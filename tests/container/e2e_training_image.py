@@ -217,6 +217,6 @@ def stage(
     """Run a stage in a container; the URI of its result inside."""
     done = store.run(built["image"], [module, *arguments], f"--volume={shared}:/work", *options)
     assert done.returncode == 0, done.stdout + done.stderr
-    uri = done.stdout.strip().splitlines()[-1].partition("result: ")[2]
+    uri = done.stdout.strip()
     assert uri.startswith("/work/"), done.stdout
     return uri

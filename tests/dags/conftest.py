@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-os.environ.setdefault("AIRFLOW_HOME", str(ROOT / ".airflow"))
+os.environ["AIRFLOW_HOME"] = os.environ.get("MLAPP_AIRFLOW_HOME", f"{ROOT}/.airflow") + "/terminal"
 
 
 @pytest.fixture(scope="session")

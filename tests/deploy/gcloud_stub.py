@@ -12,6 +12,7 @@ words="$*"
 [[ -n "$GCLOUD_FAILS" && "$words" == "$GCLOUD_FAILS"* ]] && exit 1
 case "$words" in
   "composer environments describe"*"format=value"*) echo "gs://europe-west4-mlapp-1-bucket/dags" ;;
+  "projects describe"*"projectNumber"*) echo 123456789012 ;;
   "auth print-access-token"*) [[ "$GCLOUD_LOGIN" == yes ]] ;;
   "projects describe"*) [[ "$GCLOUD_PROJECT_THERE" == yes ]] ;;
   *" describe "*) [[ "$GCLOUD_THERE" == yes ]] ;;

@@ -53,8 +53,14 @@ def test_every_substitution_is_declared_and_used() -> None:
 def test_images_of_others_are_pinned() -> None:
     """Google's own builders are kept with the service."""
     names = {step["name"] for step in STEPS.values()} - {"gcr.io/cloud-builders/docker"}
-    assert all(re.search(r":[v\d][\w.-]*$", name) for name in names)
-    assert not any("latest" in name for name in names)
+    assert all(re.search(r":[v\d][\w.-]*@sha256:[0-9a-f]{64}$", name) for name in names)
+
+
+def test_the_image_s_provenance_is_required() -> None:
+    """Cloud Build records it of what `images` names, and fails where it cannot."""
+    assert BUILD["options"]["requestedVerifyOption"] == "VERIFIED"
+    (image,) = BUILD["images"]
+    assert f"--tag={image}" in SCRIPTS["build"]
 
 
 def test_it_holds_no_secret() -> None:

@@ -111,7 +111,11 @@ print(json.dumps(plugins_manager.get_import_errors()))
 
 MODULES = [
     *("mlapp.configure", "mlapp.summary", "mlapp.dataset", "mlapp.authenticate", "mlapp.storage"),
-    *(file.stem for file in sorted((ROOT / "plugins").glob("*.py")) if file.stem != "dags_test"),
+    *(
+        file.stem
+        for file in sorted((ROOT / "plugins").glob("*.py"))
+        if file.stem != "dags_test" and not file.stem.startswith("laptop_")
+    ),
     *(
         f"mlapp.{folder}.{name}"
         for folder, name in (("images", "builder"), ("trackers", "installed"), ("trackers", "run_folder"))

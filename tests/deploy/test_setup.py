@@ -19,8 +19,12 @@ from mlapp import config
 ROOT = Path(__file__).parents[2]
 SETUP, README = ROOT / "deploy" / "setup.sh", ROOT / "deploy" / "README.md"
 PROJECT, REGION = "shop-1-prod", "europe-west4"
-COMPOSER, TRAINING, BUILD = "mlapp-composer", "mlapp-training", "mlapp-build"
-BUCKETS = [f"gs://{PROJECT}-mlapp-{kind}" for kind in ("raw", "processed", "models")]
+COMPOSER, TRAINING, PROMOTION, BUILD = "mlapp-composer", "mlapp-training", "mlapp-promotion", "mlapp-build"
+BUCKETS = [f"gs://{PROJECT}-mlapp-{kind}" for kind in ("raw", "processed", "models", "experiments", "registry")]
+RAW, PROCESSED, MODELS, EXPERIMENTS, REGISTRY = BUCKETS
+VIEWER, USER = "roles/storage.objectViewer", "roles/storage.objectUser"
+KEY = f"projects/keys-1/locations/{REGION}/keyRings/ring/cryptoKeys/key"
+GUARDED = ["--kms-key", KEY, "--network", "inner", "--perimeter", "42/inside"]
 # All that each account may do: where, and in which role. A right more is a decision, made here.
 RIGHTS = {
     COMPOSER: {
@@ -28,21 +32,32 @@ RIGHTS = {
         (PROJECT, "roles/aiplatform.user"),
         (PROJECT, "roles/cloudbuild.builds.editor"),
         (f"{TRAINING}@{PROJECT}.iam.gserviceaccount.com", "roles/iam.serviceAccountUser"),
+        (f"{PROMOTION}@{PROJECT}.iam.gserviceaccount.com", "roles/iam.serviceAccountUser"),
         (f"{BUILD}@{PROJECT}.iam.gserviceaccount.com", "roles/iam.serviceAccountUser"),
         ("mlapp", "roles/artifactregistry.reader"),
         ("mlapp-wandb", "roles/secretmanager.secretAccessor"),
-        *((bucket, "roles/storage.objectUser") for bucket in BUCKETS),
+        *((bucket, USER) for bucket in (RAW, PROCESSED, MODELS, EXPERIMENTS)),
+        (REGISTRY, VIEWER),
     },
+    # Not aiplatform.user: a job without an account of its own runs as an agent that may write every bucket.
     TRAINING: {
-        (PROJECT, "roles/aiplatform.user"),
         (PROJECT, "roles/logging.logWriter"),
         ("mlapp-wandb", "roles/secretmanager.secretAccessor"),
-        *((bucket, "roles/storage.objectUser") for bucket in BUCKETS),
+        *((bucket, USER) for bucket in (RAW, PROCESSED, MODELS)),
+        (EXPERIMENTS, VIEWER),
+        (EXPERIMENTS, f"{USER} but the settings"),
+    },
+    PROMOTION: {
+        (PROJECT, "roles/logging.logWriter"),
+        ("mlapp-wandb", "roles/secretmanager.secretAccessor"),
+        *((bucket, VIEWER) for bucket in (RAW, PROCESSED, EXPERIMENTS)),
+        *((bucket, USER) for bucket in (MODELS, REGISTRY)),
+        (EXPERIMENTS, f"{USER} but the settings"),
     },
     BUILD: {
         (PROJECT, "roles/logging.logWriter"),
-        (BUCKETS[2], "roles/storage.objectViewer"),
-        (BUCKETS[2], "roles/storage.objectCreator"),
+        (MODELS, VIEWER),
+        (MODELS, "roles/storage.objectCreator"),
         ("mlapp", "roles/artifactregistry.writer"),
         ("gs://europe-west4-mlapp-1-bucket", "roles/storage.objectUser"),
     },
@@ -65,24 +80,77 @@ def flags(call: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def test_each_account_has_these_rights_and_no_more(gcloud: Gcloud) -> None:
-    assert setup(gcloud, "--wandb", PROJECT, REGION).returncode == 0
+def rights(gcloud: Gcloud) -> dict[str, set[tuple[str, str]]]:
+    """What each account was given, and where."""
     given: dict[str, set[tuple[str, str]]] = {}
     for call in gcloud.calls:
-        if "add-iam-policy-binding" in call:
+        if "add-iam-policy-binding" in call and call[0] != "kms":
             account = re.fullmatch(
                 rf"serviceAccount:([a-z-]+)@{PROJECT}\.iam\.gserviceaccount\.com", flags(call)["--member"]
             )
             assert account, call
             where = call[call.index("add-iam-policy-binding") + 1]
-            given.setdefault(account[1], set()).add((where, flags(call)["--role"]))
-    assert given == RIGHTS
+            bound = "" if flags(call).get("--condition", "None") == "None" else " but the settings"
+            given.setdefault(account[1], set()).add((where, flags(call)["--role"] + bound))
+    return given
+
+
+def test_each_account_has_these_rights_and_no_more(gcloud: Gcloud) -> None:
+    assert setup(gcloud, "--wandb", PROJECT, REGION).returncode == 0
+    assert rights(gcloud) == RIGHTS
     table = re.findall(r"^\|(?: `([a-z-]+)`)? \| `([A-Za-z.]+)` \|", README.read_text(), re.MULTILINE)
     account, told = "", set()
     for named, role in table:
         account = named or account
         told.add((account, f"roles/{role}"))
-    assert told == {(account, role) for account, rights in RIGHTS.items() for _, role in rights}
+    assert told == {(account, role.partition(" ")[0]) for account, given in RIGHTS.items() for _, role in given}
+
+
+def test_only_the_promotion_account_writes_the_registry(gcloud: Gcloud) -> None:
+    """Of all, whatever is asked for; but Airflow's own, where somebody wants its DAG to move the champion."""
+    for options, writers in (([], {PROMOTION}), (GUARDED, {PROMOTION}), (["--airflow-moves"], {PROMOTION, COMPOSER})):
+        assert setup(gcloud, *options, PROJECT, REGION).returncode == 0
+        given = {(account, role) for account, all_of in rights(gcloud).items() for at, role in all_of if at == REGISTRY}
+        assert {account for account, role in given if role != VIEWER} == writers
+        (gcloud.folder / "calls").unlink()
+
+
+def test_no_job_may_change_a_run_s_settings(gcloud: Gcloud) -> None:
+    setup(gcloud, PROJECT, REGION)
+    conditions = [
+        flags(call)["--condition"] for call in gcloud.calls if EXPERIMENTS in call and "--role" in flags(call)
+    ]
+    (condition,) = set(conditions) - {"None"}
+    assert conditions.count(condition) == 2
+    for name in ("config.json", "origins.json"):
+        assert f'!resource.name.endsWith("/{name}")' in condition
+
+
+def test_a_key_of_one_s_own_encrypts_all_that_is_kept(gcloud: Gcloud) -> None:
+    assert setup(gcloud, *GUARDED, PROJECT, REGION).returncode == 0
+    made = [
+        call
+        for call in gcloud.calls
+        if "create" in call and call[:2] in (["storage", "buckets"], ["artifacts", "repositories"])
+    ]
+    made += [call for call in gcloud.calls if call[:3] == ["composer", "environments", "create"]]
+    assert len(made) == len(BUCKETS) + 2
+    assert all(KEY in (flags(call).get("--kms-key"), flags(call).get("--default-encryption-key")) for call in made)
+    agents = [flags(call)["--member"] for call in gcloud.calls if call[:2] == ["kms", "keys"]]
+    assert "serviceAccount:service-123456789012@gcp-sa-aiplatform.iam.gserviceaccount.com" in agents
+    assert all("cryptoKeyEncrypterDecrypter" in str(call) for call in gcloud.calls if call[:2] == ["kms", "keys"])
+
+
+def test_a_private_environment_and_its_jobs_are_in_the_network_and_the_project_in_the_perimeter(gcloud: Gcloud) -> None:
+    assert setup(gcloud, *GUARDED, PROJECT, REGION).returncode == 0
+    (create,) = [call for call in gcloud.calls if call[:3] == ["composer", "environments", "create"]]
+    assert {"--enable-private-environment", "--enable-private-builds-only", "--network=inner"} <= {*create}
+    variables = dict(pair.split("=", 1) for pair in flags(create)["--env-variables"].split(","))
+    placement = config.load(environ=variables).placement
+    assert (placement.network, placement.kms_key) == ("projects/123456789012/global/networks/inner", KEY)
+    (perimeter,) = [call for call in gcloud.calls if call[0] == "access-context-manager"]
+    assert perimeter[:4] == ["access-context-manager", "perimeters", "update", "inside"]
+    assert "storage.googleapis.com" in flags(perimeter)["--add-restricted-services"]
 
 
 def test_buckets_are_closed_to_the_outside_and_models_keep_old_versions(gcloud: Gcloud) -> None:
@@ -92,8 +160,11 @@ def test_buckets_are_closed_to_the_outside_and_models_keep_old_versions(gcloud: 
     for call in made:
         assert {"--uniform-bucket-level-access", "--public-access-prevention"} <= {*call}
         assert flags(call)["--location"] == REGION
-    versioned = [call[3] for call in gcloud.calls if "--versioning" in call]
-    assert versioned == [BUCKETS[2]]
+    updated = {call[3]: call for call in gcloud.calls if call[:3] == ["storage", "buckets", "update"]}
+    assert {*updated} == {*BUCKETS}  # those that were made by hand too
+    assert all({"--uniform-bucket-level-access", "--public-access-prevention"} <= {*call} for call in updated.values())
+    assert {name for name, call in updated.items() if "--versioning" in call} == {MODELS, EXPERIMENTS, REGISTRY}
+    assert "--soft-delete-duration=90d" in updated[REGISTRY]
 
 
 def test_the_environments_variables_are_settings_of_the_project(gcloud: Gcloud) -> None:
@@ -104,6 +175,7 @@ def test_the_environments_variables_are_settings_of_the_project(gcloud: Gcloud) 
     assert settings.cloud.project == PROJECT
     assert settings.placement.runner == "vertex"
     assert settings.placement.service_account == f"{TRAINING}@{PROJECT}.iam.gserviceaccount.com"
+    assert settings.placement.promotion_service_account == f"{PROMOTION}@{PROJECT}.iam.gserviceaccount.com"
     assert settings.images.repository == f"{REGION}-docker.pkg.dev/{PROJECT}/mlapp/mlapp-training"
     assert settings.tracking.wandb_secret == f"projects/{PROJECT}/secrets/mlapp-wandb"
     places = settings.storage.model_dump().values()
@@ -175,6 +247,10 @@ def test_a_right_that_cannot_be_given_ends_it_at_once(gcloud: Gcloud) -> None:
         ((PROJECT,), "give PROJECT and REGION"),
         (("Shop_1", REGION), "'Shop_1' is no project id: gcloud projects list shows yours"),
         (("$(touch hacked)", REGION), "is no project id"),
+        (("--kms-key", KEY.replace(REGION, "us-east1"), PROJECT, REGION), f"is no key in {REGION}: write it like"),
+        (("--network", "a b", PROJECT, REGION), "'a b' is no name of a network"),
+        (("--subnetwork", "inner", PROJECT, REGION), "--subnetwork needs --network"),
+        (("--perimeter", "inside", PROJECT, REGION), "'inside' is no perimeter: write it like 123456789/NAME"),
         ((PROJECT, "europe"), "'europe' is no region: write it like europe-west4"),
         (("--environment", "My Env", PROJECT, REGION), "'My Env' is no name for an environment"),
         (("--deployment", "../x", PROJECT, REGION), "no deployment '../x': make deploy/presets/../x.yaml"),
@@ -222,8 +298,8 @@ def test_no_gcloud_is_told(tmp_path: Path) -> None:
 
 def test_gcloud_itself_takes_every_command(gcloud: Gcloud, tmp_path: Path) -> None:
     """Of each command the call with the most arguments: gcloud takes a second to start."""
-    setup(gcloud, "--wandb", PROJECT, REGION)
-    kinds = {tuple(call[:3]): call for call in sorted(gcloud.changes, key=len)}
+    setup(gcloud, "--wandb", *GUARDED, PROJECT, REGION)
+    kinds = {(*call[:3], "^;^" in str(call)): call for call in sorted(gcloud.changes, key=len)}
     check_syntax([*kinds.values()], tmp_path)
 
 
@@ -254,7 +330,35 @@ def test_the_script_is_clean() -> None:
     subprocess.run([shellcheck, SETUP], check=True)
 
 
-@pytest.mark.parametrize("name", ["lifecycle.json", "lifecycle-models.json"])
+LIFECYCLES = sorted(path.name for path in SETUP.parent.glob("lifecycle*.json"))
+
+
+def test_what_the_texts_say_of_lifecycles_is_what_the_files_do() -> None:
+    """Each number of days, of the script's own words and of the README's, from the rules."""
+    rules = {name: json.loads((SETUP.parent / name).read_text())["rule"] for name in LIFECYCLES}
+    days = {
+        name: {
+            "uploads": [rule["condition"]["age"] for rule in all_of if rule["action"]["type"].startswith("Abort")],
+            "live": [rule["condition"]["age"] for rule in all_of if rule["condition"].get("isLive")],
+            "old": [rule["condition"].get("daysSinceNoncurrentTime") for rule in all_of if "Time" in str(rule)],
+        }
+        for name, all_of in rules.items()
+    }
+    assert days == {
+        "lifecycle.json": {"uploads": [7], "live": [], "old": []},
+        "lifecycle-models.json": {"uploads": [7], "live": [30], "old": [30]},
+        "lifecycle-registry.json": {"uploads": [7], "live": [], "old": [365]},
+    }
+    script, readme = SETUP.read_text(), " ".join(README.read_text().split())
+    assert "Uploads that broke off go after a week" in script
+    assert (
+        "goes from \\\nmodels after 30 days; old versions are kept for 30 days, those of the registry for a year"
+        in script
+    )
+    assert "old versions of models and run folders for 30 days, of the registry for a year" in readme
+
+
+@pytest.mark.parametrize("name", LIFECYCLES)
 def test_what_the_lifecycle_removes_can_be_made_again(name: str) -> None:
     """A rule that deletes live objects names the prefixes of what is only handed over: build contexts, job folders."""
     for rule in json.loads((SETUP.parent / name).read_text())["rule"]:

@@ -184,21 +184,21 @@ def test_sigterm_saves_a_checkpoint_and_the_next_start_takes_it_up(data_uri: str
     ]
     environment = {**os.environ, "AIP_TENSORBOARD_LOG_DIR": str(tmp_path / "board")}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stdout
-    for line in process.stdout:
+    assert process.stderr
+    for line in process.stderr:
         if "epoch 1/3" in line:
             time.sleep(0.3)
             process.send_signal(signal.SIGTERM)
             break
-    output, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
-    assert "checkpoint saved" in output
+    assert "checkpoint saved" in errors
     assert errors.strip().endswith("stopped; the same command takes the work up again")
     assert not (tmp_path / "result.json").exists()
 
     again = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert "resuming after step" in again.stdout
-    assert "epoch 1/3" not in again.stdout
+    assert "resuming after step" in again.stderr
+    assert "epoch 1/3" not in again.stderr
     assert StageResult.load(str(tmp_path)).metrics["epochs"].value == 3
     assert list((tmp_path / "board").glob("events.out.*"))
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tests.e2e.workspace import Workspace
-from tests.loopback import gcs, vertex
+from tests.loopback import chaos, gcs, vertex
 from tests.loopback.vertex_lives import executes
 
 IMAGE = "europe-west4-docker.pkg.dev/project-1/mlapp/training@sha256:" + "0" * 64
@@ -38,11 +38,22 @@ DEPLOYMENT = {
 }
 
 
+# A run makes some thousand requests; no request fails more often in a row than two times.
+STORAGE_WEATHER = dict.fromkeys(chaos.HTTP_RATES, 0.003)
+VERTEX_WEATHER = dict.fromkeys(chaos.GRPC_RATES, 0.02)
+
+
 @contextmanager
-def loopback_cloud(workspace: Workspace) -> Iterator[vertex.Vertex]:
-    """Have the workspace's runs use it; yields its Vertex AI."""
-    with gcs.serving(workspace.folder / "gcs") as buckets, vertex.serving(default=executes(buckets)) as service:
+def loopback_cloud(workspace: Workspace, seed: int | None = None) -> Iterator[vertex.Vertex]:
+    """Have the workspace's runs use it, with a seed in bad weather; yields its Vertex AI."""
+    weather = chaos.Weather(seed or 0, VERTEX_WEATHER if seed else {})
+    with (
+        gcs.serving(workspace.folder / "gcs") as buckets,
+        chaos.http_proxy(buckets["STORAGE_EMULATOR_HOST"], seed or 0, STORAGE_WEATHER if seed else {}) as proxy,
+        vertex.serving(weather, default=executes({**buckets, "STORAGE_EMULATOR_HOST": proxy.url})) as service,
+    ):
         deployment = workspace.folder / "loopback.yaml"
         deployment.write_text(yaml.safe_dump(DEPLOYMENT))
-        workspace.cloud = {**buckets, "MLAPP_VERTEX_ENDPOINT": service.address, "MLAPP_DEPLOYMENT": str(deployment)}
+        through = {**buckets, "STORAGE_EMULATOR_HOST": proxy.url, "MLAPP_VERTEX_ENDPOINT": service.address}
+        workspace.cloud = {**through, "MLAPP_DEPLOYMENT": str(deployment)}
         yield service

@@ -24,9 +24,9 @@ PATIENCE_S = 420.0
 
 
 class Airflow:
-    """`airflow standalone` in a workspace, and its REST API."""
+    """What `make airflow` starts, in a workspace, and its REST API."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, more: dict[str, str]) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -36,11 +36,16 @@ class Airflow:
             for section, values in read_preset(PRESET).items()
             for name, value in values.items()
         }
+        environ = {**workspace.environ, **settings, **more, "PATH": os.environ["PATH"]}
         self.log = (workspace.folder / "standalone.log").open("w")
         self.process = subprocess.Popen(
-            ["bash", "-c", f'source "{ROOT}/env.sh" && exec airflow standalone'],
+            [
+                "bash",
+                "-c",
+                f'source "{ROOT}/env.sh" && export AIRFLOW__API__PORT={self.port} && exec airflow standalone',
+            ],
             cwd=workspace.folder,
-            env={**workspace.environ, **settings, "AIRFLOW__API__PORT": str(self.port), "PATH": os.environ["PATH"]},
+            env={name: value for name, value in environ.items() if value},  # what is empty takes a setting out
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=subprocess.STDOUT,
@@ -104,9 +109,9 @@ class Airflow:
 
 
 @contextmanager
-def standalone(workspace: Workspace, *dags: str) -> Iterator[Airflow]:
+def standalone(workspace: Workspace, *dags: str, **more: str) -> Iterator[Airflow]:
     """Airflow, up and with these DAGs known."""
-    server = Airflow(workspace)
+    server = Airflow(workspace, more)
     try:
         deadline = time.monotonic() + 120
         while True:

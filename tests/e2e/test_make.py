@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,9 @@ if "install" in sys.argv and (project / "break").exists():
 """
 
 
+PREPARE = ["python", "plugins/laptop_homes.py"]
+
+
 class Project:
     """A project of a Makefile, an env.sh and requirements, and a python3.11 that only notes how it is called."""
 
@@ -41,9 +45,9 @@ class Project:
         self.python.write_text(PYTHON.replace("PROJECT", str(folder)))
         self.python.chmod(0o755)
 
-    def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def make(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """``make`` with a bare environment and an empty home."""
-        environ = {"PATH": f"{self.python.parent}:/usr/bin:/bin", "HOME": str(self.folder / "home")}
+        environ = {"PATH": f"{self.python.parent}:/usr/bin:/bin", "HOME": str(self.folder / "home"), **more}
         command = ["make", *arguments]
         return subprocess.run(command, cwd=self.folder, env=environ, capture_output=True, text=True, check=False)
 
@@ -66,7 +70,7 @@ def installs(calls: list[list[str]]) -> int:
 
 
 def migrations(calls: list[list[str]]) -> int:
-    return len([call for call in calls if call == ["airflow", "db", "migrate"]])
+    return len([call for call in calls if call == PREPARE])
 
 
 def test_the_environment_is_made_once(project):
@@ -103,7 +107,7 @@ def test_a_lost_database_is_made_again(project):
     project.calls()
     shutil.rmtree(project.folder / ".airflow")
     project.make("env")
-    assert project.calls() == [["airflow", "db", "migrate"]]
+    assert project.calls() == [PREPARE]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +124,41 @@ def test_preset_and_conf_arrive_as_they_were_typed(project, conf):
     script = ["python", "plugins/dags_test.py", "fashion_mnist_training"]
     assert project.calls()[-1] == [*script, "--preset=my preset.yaml", f"--conf={conf}"]
     assert not (project.folder / "PWNED").exists()
+
+
+def test_a_run_is_announced_only_where_that_is_asked_for(project):
+    project.make("run", "ANNOUNCE=1")
+    assert project.calls()[-1][-1] == "--announce"
+    project.make("run")
+    assert "--announce" not in project.calls()[-1]
+
+
+def test_airflow_is_started_with_the_address_that_was_typed(project):
+    project.make("airflow")
+    assert project.calls()[-1] == ["python", "plugins/laptop_airflow.py", "--host=", "--port="]
+    project.make("airflow", "PORT=8090", "HOST=$(touch PWNED)`touch PWNED`", "PASSWORDS=1")
+    typed = ["--host=$(touch PWNED)`touch PWNED`", "--port=8090", "--passwords"]
+    assert project.calls()[-1] == ["python", "plugins/laptop_airflow.py", *typed]
+    assert not (project.folder / "PWNED").exists()
+
+
+def test_another_airflows_home_is_left_alone(project):
+    theirs = project.folder / "theirs"
+    theirs.mkdir()
+    (theirs / "airflow.db").write_text("theirs")
+    project.make("run", AIRFLOW_HOME=str(theirs), AIRFLOW_CONFIG=str(theirs / "airflow.cfg"))
+    assert [path.name for path in theirs.iterdir()] == ["airflow.db"]
+    assert (project.folder / ".airflow" / "terminal" / ".mlapp").exists()
+
+
+def test_the_homes_can_be_elsewhere(project):
+    made = project.make("env", MLAPP_AIRFLOW_HOME=str(project.folder / "elsewhere"))
+    assert made.returncode == 0, made.stderr
+    assert not (project.folder / ".airflow").exists()
+    assert (project.folder / "elsewhere" / "terminal" / ".mlapp").exists()
+    refused = project.make("env", MLAPP_AIRFLOW_HOME="/else where")
+    assert refused.returncode != 0
+    assert "MLAPP_AIRFLOW_HOME holds a space: give a folder without one" in refused.stderr
 
 
 def test_without_a_word_it_is_the_quick_preset(project):
@@ -144,20 +183,73 @@ def test_a_python_that_will_not_do_is_told_in_one_line(project, python, told):
 def test_help_lists_the_targets(project):
     told = project.make("help").stdout
     assert [line.split()[0] for line in told.splitlines()[1:]] == [
-        *("help", "env", "lock", "run", "test", "fault-test", "test-container", "bench", "bench-quick", "deploy")
+        *("help", "env", "lock", "run", "airflow", "test", "fault-test", "test-container", "bench", "bench-quick"),
+        "deploy",
     ]
 
 
-def test_env_sh_works_from_any_folder_and_twice(tmp_path):
-    script = (
-        f"source {ROOT}/env.sh; source {ROOT}/env.sh; echo $AIRFLOW_HOME $PYTHONPATH; echo $AIRFLOW__CORE__DAGS_FOLDER"
-    )
-    done = subprocess.run(
-        ["bash", "-euc", script],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"]},
+def sourced(folder: Path, script: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A bash script after ``source env.sh``, twice, in a bare environment."""
+    return subprocess.run(
+        ["bash", "-euc", f"source {ROOT}/env.sh; source {ROOT}/env.sh; {script}"],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], **environ},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
-    assert done.stdout.split() == [f"{ROOT}/.airflow", str(ROOT), f"{ROOT}/dags"]
+
+
+def test_env_sh_works_from_any_folder_and_twice(tmp_path):
+    done = sourced(tmp_path, "echo $AIRFLOW_HOME $PYTHONPATH $AIRFLOW__CORE__DAGS_FOLDER")
+    assert done.stdout.split() == [f"{ROOT}/.airflow/terminal", str(ROOT), f"{ROOT}/dags"]
+
+
+FOREIGN = {
+    "AIRFLOW_HOME": "/theirs",
+    "AIRFLOW_CONFIG": "/theirs/airflow.cfg",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://theirs",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD": "echo theirs",
+    "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+    "AIRFLOW__CORE__DAG_RUN_CONF_OVERRIDES_PARAMS": "False",
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "True",
+    "AIRFLOW__CORE__XCOM_BACKEND": "theirs.Backend",
+    "AIRFLOW__SECRETS__BACKEND": "theirs.Secrets",
+    "AIRFLOW__LOGGING__REMOTE_LOGGING": "True",
+    "AIRFLOW__CORE__PARALLELISM": "64",
+}
+
+
+def test_another_airflows_settings_do_not_reach_this_one(tmp_path):
+    script = "env | grep ^AIRFLOW"
+    given = {"AIRFLOW_CONN_MINE": "http://mine", "AIRFLOW_VAR_X": "y", "AIRFLOW__API__PORT": "8090"}
+    plain, foreign = (sourced(tmp_path, script, **environ).stdout.splitlines() for environ in (given, given | FOREIGN))
+    assert sorted(foreign) == sorted(plain)
+    assert {"AIRFLOW_CONN_MINE=http://mine", "AIRFLOW_VAR_X=y", "AIRFLOW__API__PORT=8090"} <= {*plain}
+    assert "theirs" not in "".join(foreign)
+
+
+@pytest.mark.parametrize("before", ["", "corp.example", "127.0.0.1,corp.example"])
+def test_no_proxy_is_asked_for_this_machine(tmp_path, before):
+    done = sourced(tmp_path, "echo $no_proxy; echo $NO_PROXY", no_proxy=before, http_proxy="http://proxy:1")
+    lower, upper = (line.split(",") for line in done.stdout.split())
+    assert {"127.0.0.1", *filter(None, before.split(","))} <= {*lower}
+    assert lower.count("127.0.0.1") == 1
+    assert "localhost" in upper
+
+
+@pytest.mark.parametrize("component", ["scheduler", "triggerer", "dag-processor", "api-server"])
+def test_nothing_starts_a_scheduler_on_the_terminals_database(tmp_path, component):
+    done = sourced(tmp_path, f"airflow {component}", MLAPP_AIRFLOW_HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: no {component} runs on the terminal's database ({tmp_path}/terminal)")
+
+
+def test_airflow_standalone_is_make_airflow_and_reads_the_port_when_it_starts(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        script = f"export AIRFLOW__API__PORT={port}; airflow standalone"
+        done = sourced(tmp_path, script, MLAPP_AIRFLOW_HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: cannot listen on 127.0.0.1, port {port}")
+    assert not (tmp_path / "standalone").exists()

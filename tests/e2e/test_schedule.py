@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from mlapp.etl import idx
 from mlapp.registry.pointer import Pointer
 from mlapp.result import StageResult
 from tests.e2e.standalone import Airflow, standalone
@@ -15,20 +21,38 @@ from tests.e2e.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(900)
 DATA, TRAINING = "fashion_mnist_data", "fashion_mnist_training"
+NAME = "small_fashion"
+
+
+def small_source(raw_uri: str, folder: Path) -> Path:
+    """100 real images of each class in each part, as a data set of its own: a limit would make the runs trials."""
+    raw, folder = StageResult.load(raw_uri), folder / "small"
+    folder.mkdir()
+    for part in ("train", "t10k"):
+        labels = idx.open_idx(Path(raw.local(f"{part}-labels")))
+        kept = np.sort(np.concatenate([np.flatnonzero(labels == label)[:100] for label in range(10)]))
+        for kind in ("images", "labels"):
+            content = idx.open_idx(Path(raw.local(f"{part}-{kind}")))[kept]
+            file = folder / f"{part}-{kind}-idx{content.ndim}-ubyte"
+            file.write_bytes(idx.Header(content.shape).encode() + content.tobytes())
+    return folder
 
 
 @pytest.fixture(scope="module")
-def airflow(workspace: Workspace) -> Iterator[Airflow]:
-    with standalone(workspace, DATA, TRAINING) as server:
+def airflow(workspace: Workspace, raw_uri: str) -> Iterator[Airflow]:
+    settings = {
+        "MLAPP_DATA__SOURCE": str(small_source(raw_uri, workspace.folder)),
+        "MLAPP_DATA__NAME": "small",
+        "MLAPP_PROMOTION__NAME": NAME,
+        "MLAPP_TRANSFORM__LIMIT": "",
+    }
+    with standalone(workspace, DATA, TRAINING, MLAPP_DATA_SCHEDULE="0 4 * * *", **settings) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def scheduled(airflow: Airflow) -> tuple[dict[str, Any], dict[str, Any]]:
     """The first day's data run, and the training run that it started."""
-    paused = airflow.ask(f"api/v2/dags/{DATA}")["is_paused"]
-    assert paused, "the schedule must be switched on by a person"
-    airflow.ask(f"api/v2/dags/{DATA}", "PATCH", {"is_paused": False})
     [data] = airflow.finished(DATA, 1)
     [training] = airflow.finished(TRAINING, 1)
     return data, training
@@ -45,7 +69,7 @@ def test_new_data_start_a_training_with_the_settings_they_were_made_with(
     _, training = scheduled
     assert (training["run_type"], training["state"]) == ("asset_triggered", "success")
     assert set(airflow.states(training).values()) == {"success"}
-    assert (workspace.folder / "registry" / "fashion_mnist" / "CHAMPION").exists()
+    assert (workspace.folder / "registry" / NAME / "CHAMPION").exists()
     results = [StageResult.load(str(path)) for path in workspace.results()]
     assert len([result for result in results if result.stage == "transform"]) == 1, "the data were prepared once"
 
@@ -57,7 +81,7 @@ def test_the_event_tells_digest_counts_and_quality(airflow: Airflow, scheduled: 
     assert told["quality"]["test leaked"] == 0
     model = next(event["extra"] for event in events if event["source_dag_id"] == TRAINING)
     assert model["data"] == told["digest"]
-    assert model["outcome"].startswith("promoted fashion_mnist/")
+    assert model["outcome"].startswith(f"promoted {NAME}/")
 
 
 def test_the_same_data_again_train_nothing_and_a_person_still_may(
@@ -79,6 +103,36 @@ def test_the_same_data_again_train_nothing_and_a_person_still_may(
     airflow.ask(f"api/v2/dags/{TRAINING}/dagRuns", "POST", now)
     by_hand = airflow.finished(TRAINING, len(trainings) + 1)[-1]
     assert set(airflow.states(by_hand).values()) == {"success"}
+
+
+def test_a_trial_starts_no_training(airflow: Airflow, scheduled: tuple[dict[str, Any], ...]) -> None:
+    trainings = len(airflow.runs(TRAINING))
+    airflow.ask(f"api/v2/dags/{DATA}/dagRuns", "POST", {"logical_date": None, "conf": {"transform.limit": 500}})
+    run = airflow.finished(DATA, len(airflow.runs(DATA)))[-1]
+    assert (run["state"], airflow.states(run)["announce"]) == ("success", "skipped")
+    time.sleep(5)
+    assert len(airflow.runs(TRAINING)) == trainings
+
+
+def test_only_this_machine_is_listened_to_and_answered(airflow: Airflow) -> None:
+    own = {airflow.process.pid}
+    tree = {int(path.name): int(path.joinpath("stat").read_text().rpartition(")")[2].split()[1]) for path in live()}
+    while more := {pid for pid, parent in tree.items() if parent in own} - own:
+        own |= more
+    inodes = {os.readlink(link) for pid in own for link in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [
+        line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
+    listening = {row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes}
+    assert listening == {f"0100007F:{airflow.port:04X}"}  # 127.0.0.1
+    request = urllib.request.Request(f"http://127.0.0.1:{airflow.port}/auth/token", headers={"Host": "evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="421"):
+        urllib.request.urlopen(request, timeout=30)
+
+
+def live() -> list[Path]:
+    """The folders of all processes in /proc."""
+    return [path for path in Path("/proc").iterdir() if path.name.isdecimal() and (path / "stat").exists()]
 
 
 def test_a_person_is_asked_on_airflows_page_and_the_history_tells_who_approved(

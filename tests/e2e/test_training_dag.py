@@ -20,6 +20,7 @@ STAGES = [
     *("extract", "validate", "transform", "baseline", "train", "distill", "prune"),
     *("choose", "vet", "promote"),
 ]
+CHECK = "check_champion"
 SEARCHES = {f"tune_{trainer}" for trainer in ("train", "distill", "baseline")}
 
 pytestmark = pytest.mark.timeout(900)
@@ -41,7 +42,7 @@ def second(workspace, first) -> tuple[Ran, dict[Path, str]]:
 
 def test_the_dag_takes_real_images_to_a_promoted_model(workspace, first):
     assert first.code == 0, first.output[-5000:]
-    registry = workspace.folder / "registry" / "fashion_mnist"
+    registry = workspace.folder / "registry" / "my_fashion_mnist"
     champion = registry / (registry / "CHAMPION").read_text().strip()
     manifest = json.loads((champion / "manifest.json").read_text())
     assert {"model.int8.tflite", "model.keras", "MODEL_CARD.md", "verdict.json"} <= set(manifest["files"])
@@ -56,14 +57,16 @@ def test_the_run_is_kept_in_a_dated_folder(workspace, first):
     assert config["transform"]["limit"] == read_preset(PRESET)["transform"]["limit"]
     table = (run / "summary.txt").read_text()
     assert [line.split()[0] for line in table.splitlines() if line.split() and line.split()[0] in STAGES] == STAGES
-    assert str(workspace.folder / "registry" / "fashion_mnist") in table
+    assert str(workspace.folder / "registry" / "my_fashion_mnist") in table
 
 
 def test_every_stage_is_recorded_in_the_runs_folder_and_is_a_run_of_its_group(workspace, first):
     run = workspace.runs()[0]
     records, damaged = run_record.read(storage.at(run))
     assert not damaged
-    assert Counter(record.stage for record in records) == Counter([*STAGES, *["tune"] * len(SEARCHES), "summarise"])
+    assert Counter(record.stage for record in records) == Counter(
+        [*STAGES, CHECK, *["tune"] * len(SEARCHES), "summarise"]
+    )
     # The raw files are fetched once for all test runs of this tree.
     assert {record.state for record in records if record.stage != "extract"} == {"done"}
     assert workspace.run("python", "-m", "mlapp.trackers.wandb_writer", str(run)).code == 0  # had the machine no time
@@ -78,12 +81,13 @@ def test_every_stage_is_recorded_in_the_runs_folder_and_is_a_run_of_its_group(wo
 
 
 def test_tasks_hand_on_uris_of_results_and_never_data(workspace, first):
-    with sqlite3.connect(workspace.folder / "airflow" / "airflow.db") as database:
+    with sqlite3.connect(workspace.folder / "airflow" / "terminal" / "airflow.db") as database:
         rows = database.execute("select task_id, value from xcom where key = 'return_value'").fetchall()
+        assert database.execute("select count(*) from asset_event").fetchone() == (0,), "a terminal announces nothing"
     values = {task: json.loads(value) for task, value in rows if task not in ("wanted", "widths", "sparsities")}
     assert {task for task, value in values.items() if value == ""} == {"image", "approve", "register", "log_experiment"}
     assert {task for task, value in values.items() if value} == {
-        *(*STAGES, *SEARCHES, "configure", "as_announced", "summarise")
+        *(*STAGES, *SEARCHES, CHECK, "configure", "as_announced", "summarise")
     }
     assert all("#sha256=" in value for value in values.values() if value)
     for task in STAGES:
@@ -95,15 +99,23 @@ def test_the_second_run_reuses_everything(workspace, first, second):
     assert again.code == 0, again.output[-5000:]
     after = workspace.results()
     changed = {path.parent.parent.name for path in after if after[path] != before.get(path)}
-    assert changed <= {"promote"}
+    assert changed <= {CHECK, "promote"}
     assert again.seconds < first.seconds
     table = (workspace.runs()[-1] / "summary.txt").read_text()
     assert len([line for line in table.splitlines() if " reused " in line]) >= len(STAGES) - 1
 
 
 def test_the_second_run_promotes_nothing_new(workspace, second):
-    bundles = [path for path in (workspace.folder / "registry" / "fashion_mnist").iterdir() if path.is_dir()]
+    bundles = [path for path in (workspace.folder / "registry" / "my_fashion_mnist").iterdir() if path.is_dir()]
     assert len([path for path in bundles if (path / "manifest.json").exists()]) == 1
+
+
+def test_a_person_who_cannot_be_asked_holds_the_promotion(workspace, second):
+    """Given a name without a champion and nobody to ask, when approval is asked for, then nothing is promoted."""
+    ran = workspace.run_dag({"promotion.name": "unattended", "promotion.approval": True})
+    assert ran.code == 0, ran.output[-5000:]
+    assert "hold (nobody can be asked under `airflow dags test`" in ran.output
+    assert not (workspace.folder / "registry" / "unattended" / "CHAMPION").exists()
 
 
 def test_a_run_shows_its_stages_and_ends_with_the_table(workspace, second):

@@ -1,6 +1,7 @@
 """The whole training DAG with its stages as Vertex AI jobs and its files in Cloud Storage, both on loopback.
 
 The jobs' own arguments and environment are executed, in processes that share nothing with the DAG's but the buckets.
+Bad weather (`loopback.chaos`) is before both services: nothing may be lost, done twice or cancelled for it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-import gcsfs
 import pytest
 
+from mlapp.gcs_files import Files
 from tests.e2e.loopback_cloud import loopback_cloud
 from tests.e2e.workspace import Ran, Workspace
 from tests.loopback import vertex
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture(scope="module")
 def cloud(workspace: Workspace) -> Iterator[vertex.Vertex]:
     """A Vertex AI that executes its jobs, where the first place has no quota for the teacher; and the buckets."""
-    with loopback_cloud(workspace) as service:
+    with loopback_cloud(workspace, seed=20) as service:
         service.plan(over_quota(), module=TRAINING, spot=True)
         yield service
 
@@ -35,14 +36,14 @@ def ran(workspace: Workspace, cloud: vertex.Vertex) -> Ran:
 
 
 @pytest.fixture(scope="module")
-def files(workspace: Workspace, ran: Ran) -> gcsfs.GCSFileSystem:
-    return gcsfs.GCSFileSystem(token="anon", endpoint_url=workspace.cloud["STORAGE_EMULATOR_HOST"])
+def files(workspace: Workspace, ran: Ran) -> Files:
+    return Files(token="anon", endpoint_url=workspace.cloud["STORAGE_EMULATOR_HOST"])
 
 
 def test_the_dag_promotes_a_model_without_touching_the_workers_disk(workspace, ran, files):
     assert ran.code == 0, ran.output[-8000:]
-    champion = files.cat("models/production/fashion_mnist/CHAMPION").decode().strip()
-    manifest = json.loads(files.cat(f"models/production/fashion_mnist/{champion}/manifest.json"))
+    champion = files.cat("models/production/my_fashion_mnist/CHAMPION").decode().strip()
+    manifest = json.loads(files.cat(f"models/production/my_fashion_mnist/{champion}/manifest.json"))
     assert {"model.int8.tflite", "model.keras", "MODEL_CARD.md", "verdict.json"} <= set(manifest["files"])
     left = {path.name for path in workspace.folder.iterdir()} - {"airflow", "gcs", "loopback.yaml"}
     assert not left
@@ -69,6 +70,6 @@ def test_the_hop_past_the_quota_is_told_everywhere(cloud, ran, files):
     hops = json.loads(files.cat(trained[0]))["hops"]
     assert [hop["outcome"] == "ran" for hop in hops] == [False, True]
     assert "quota" in hops[0]["outcome"]
-    champion = files.cat("models/production/fashion_mnist/CHAMPION").decode().strip()
-    card = files.cat(f"models/production/fashion_mnist/{champion}/MODEL_CARD.md").decode()
+    champion = files.cat("models/production/my_fashion_mnist/CHAMPION").decode().strip()
+    card = files.cat(f"models/production/my_fashion_mnist/{champion}/MODEL_CARD.md").decode()
     assert "europe-west1" in card

@@ -43,8 +43,7 @@ def test_a_killed_worker_s_job_is_taken_up_and_a_killed_waiting_task_s_job_is_re
     """
     cloud.strike("CreateCustomJob")
     cloud.plan(runs(), module=TRANSFORM)
-    airflow.ask(f"api/v2/dags/{DATA}", "PATCH", {"is_paused": False})
-    airflow.until(lambda: airflow.runs(DATA), "no run was scheduled")
+    airflow.ask(f"api/v2/dags/{DATA}/dagRuns", "POST", {"logical_date": None})
     [run] = airflow.runs(DATA)
     airflow.until(lambda: airflow.states(run)["transform"] == "deferred", "transform does not wait for a job")
     assert [job.state for job in jobs_of(cloud, EXTRACT)] == [State.JOB_STATE_SUCCEEDED], "one job, not two"

@@ -30,7 +30,11 @@ class Workspace:
         areas["raw"] = str(ROOT / ".cache" / "e2e" / "raw")
         own = {name: value for name, value in os.environ.items() if not name.startswith(("MLAPP_", "AIRFLOW"))}
         storage = {f"MLAPP_STORAGE__{name.upper()}": value for name, value in areas.items()}
-        return {**own, **(storage if self.cloud is None else self.cloud), "AIRFLOW_HOME": str(self.folder / "airflow")}
+        return {
+            **own,
+            **(storage if self.cloud is None else self.cloud),
+            "MLAPP_AIRFLOW_HOME": str(self.folder / "airflow"),
+        }
 
     def run(self, command: str, *arguments: str) -> Ran:
         """A command in the environment that the README names, from some other folder."""

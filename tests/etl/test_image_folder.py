@@ -132,7 +132,7 @@ def _bomb(root: Path) -> None:
         (_truncated, r"cat/1.png is truncated: replace or remove it"),
         (_bomb, r"cat/1.png has more than 40,000,000 pixels: make it smaller"),
         (lambda root: picture(root / "train/cat/1.png", 999, mode="I;16"), r"cat/1.png has 16 bits a channel"),
-        (lambda root: picture(root / "test/emu/1.png", 1), r"holds a class 'emu' that the training images lack"),
+        (lambda root: picture(root / "test/emu/1.png", 1), r"holds a class 'emu' without training images"),
         (lambda root: picture(root / "val/cat/1.png", 1), r"holds val beside train"),
         (lambda root: (root / "train/dog").rename(root / "train/.dog"), r"holds 1 class folders, there must be 2 to"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from tiny_data import IdxFolder, images, labels
 
+from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.etl import gcp_dataloader, image_etl, quality
 from mlapp.etl.image_etl import Transformation
@@ -152,3 +154,69 @@ def test_a_users_own_files_in_a_work_directory_stay(tmp_path: Path) -> None:
     with pytest.raises(UserError), removed_on_refusal(tmp_path, keep=("report.csv",)):
         write()
     assert left(tmp_path) == {"mine.txt", "report.csv"}
+
+
+def hostile(raw: str, name: str, content: bytes) -> None:
+    """Replace an artifact, and its hash in the result: as one does it who may write to the raw area."""
+    result = StageResult.load(raw)
+    path = result.local(name)
+    path.write_bytes(content)
+    changed = json.loads(Path(raw).read_text())
+    changed["artifacts"][name] |= {"sha256": storage.sha256(path), "bytes": len(content)}
+    Path(raw).write_text(json.dumps(changed))
+
+
+SOURCE = {"name": "tiny", "classes": ["a", "b", "c"], "origin": "x"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "gist"),
+    [
+        ("source", b"[]", "not as an extract stage writes it"),
+        ("source", b"[" * 100_000, "not as an extract stage writes it"),
+        ("source", b"\xff", "not as an extract stage writes it"),
+        ("source", json.dumps(SOURCE | {"name": "../x"}).encode(), "not as an extract stage writes it"),
+        ("source", json.dumps(SOURCE | {"classes": ["a", "b\nc"]}).encode(), "not as an extract stage writes it"),
+        ("source", json.dumps(SOURCE | {"classes": "abc"}).encode(), "not as an extract stage writes it"),
+        ("train_images", b"", "is truncated"),
+        ("train_images", struct.pack(">HBB4I", 0, 8, 4, 2**32 - 1, 2**32 - 1, 1, 1), "but its header"),
+        ("train_images", struct.pack(">HBB3I", 0, 8, 3, 0, 8, 8), "is empty"),
+        ("test_labels", struct.pack(">HBBI", 0, 8, 1, 3) + bytes(3), "test has 30 images but 3 labels"),
+    ],
+)
+def test_a_hostile_raw_folder_is_refused_in_one_line(
+    tiny: IdxFolder, tmp_path: Path, validated: Callable[[str], str], name: str, content: bytes, gist: str
+) -> None:
+    raw = tiny.extract(tmp_path / "raw")
+    report = validated(raw)
+    hostile(raw, name, content)
+    with pytest.raises(UserError, match=gist):
+        quality.run(Validate(raw=raw), tmp_path / "again")
+    with pytest.raises(UserError) as caught:
+        image_etl.run(Transformation(raw=raw, report=report), tmp_path / "data")
+    assert "\n" not in str(caught.value)
+    assert left(tmp_path / "data") == left(tmp_path / "again") == LOCK
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("by", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_raw_file_that_is_no_file_is_named_at_once(
+    tiny: IdxFolder, tmp_path: Path, by: Callable[[Path], object]
+) -> None:
+    raw = tiny.extract(tmp_path / "raw")
+    path = StageResult.load(raw).local("train_labels")
+    path.unlink()
+    by(path)
+    with pytest.raises(UserError, match="train_labels is not a regular file"):
+        quality.run(Validate(raw=raw), tmp_path / "quality")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b"x"])
+def test_a_hostile_report_is_refused(
+    tiny: IdxFolder, tmp_path: Path, validated: Callable[[str], str], content: bytes
+) -> None:
+    raw = tiny.extract(tmp_path / "raw")
+    report = validated(raw)
+    hostile(report, "report", content)
+    with pytest.raises(UserError, match="is not the report of a validation"):
+        image_etl.run(Transformation(raw=raw, report=report), tmp_path / "data")

@@ -337,6 +337,23 @@ def test_what_ends_too_early_is_refused(kind: str) -> None:
             made(content[: int(share * len(content))], side=64)
 
 
+@pytest.mark.parametrize(
+    "content", [png(8, 0, []), b"P5 0 4 255\n", b"P6 4 0 255\n", b"GIF89a" + bytes(20), b"\xff\xd8\xff"]
+)
+def test_a_picture_of_no_pixels_is_refused(content: bytes) -> None:
+    for take in (picture.has_colour, made):
+        with pytest.raises(PictureError):
+            take(content)
+
+
+def test_a_gifs_transparent_index_shows_the_background() -> None:
+    image = Image.new("P", (SIDE, SIDE))
+    image.putpalette([0, 0, 0, 255, 0, 0, 10, 20, 30])
+    image.putdata([0, 1, 2, 0] * SIDE)
+    found = made(saved(image, "GIF", transparency=1), 3)
+    assert found.values[0].tolist() == [[0, 0, 0], [255, 255, 255], [10, 20, 30], [0, 0, 0]]
+
+
 def test_a_png_that_was_altered_or_has_no_end_is_refused() -> None:
     content = png(8, 0, GREY)
     spoiled = content.replace(b"IDAT", b"IDAT", 1)

@@ -34,6 +34,21 @@ def test_kaggles_mnist_has_folders_of_the_dashed_names_beside_its_files(tiny: Id
     assert StageResult.load(tiny.extract(tmp_path / "raw")).metrics["train_images"].value == 60
 
 
+def test_idx_files_in_a_folder_of_their_own_are_refused_with_that_folder(tiny: IdxFolder, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    tiny.path.rename(tmp_path / "root/raw")
+    with pytest.raises(UserError, match=r"holds raw/, one folder around all: give .*/root/raw as data\.source"):
+        gcp_dataloader.run(Extract(name="x", source=f"{tmp_path}/root"), tmp_path / "work")
+
+
+def test_folders_beside_idx_files_are_not_read_and_that_is_said(
+    tiny: IdxFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tiny.path / "train/cat").mkdir(parents=True)
+    tiny.extract(tmp_path / "raw")
+    assert "its IDX files are read, its folders (train) are not" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["emnist-letters-{}", "{}.bin", "my-{}.gz"])
 def test_idx_files_by_other_names_are_refused_with_the_names_to_give(
     tiny: IdxFolder, tmp_path: Path, name: str

@@ -20,7 +20,7 @@ SETTINGS = [
     *("--preset=smoke", "tracking.wandb=off", "transform.limit=1000", "distillation.epochs=2", "pruning.epochs=2"),
     *("training.epochs=3", "training.batch_size=25", "distillation.batch_size=25", "pruning.batch_size=25"),
 ]
-NAME = "fashion_mnist"
+NAME = "my_fashion_mnist"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import grpc
 from google.cloud import aiplatform_v1 as api
 from google.longrunning import operations_pb2
+from loopback.chaos import Interceptor, Weather
 from loopback.vertex_metadata import Metadata
 from loopback.vertex_model_rules import (
     EXISTS,
@@ -201,9 +202,9 @@ def _check(request: api.UploadModelRequest) -> None:
 
 
 @contextmanager
-def serving(vertex: Vertex) -> Iterator[dict[str, str]]:
+def serving(vertex: Vertex, weather: Weather | None = None) -> Iterator[dict[str, str]]:
     """Serve on a free port of loopback; yields the environment that leads there."""
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
+    server = grpc.server(futures.ThreadPoolExecutor(8), interceptors=[Interceptor(weather)] if weather else [])
     vertex.add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

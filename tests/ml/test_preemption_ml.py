@@ -21,7 +21,7 @@ def test_a_killed_boosting_goes_on_elsewhere(data_uri: str, cloud: dict[str, str
         *(sys.executable, "-m", "mlapp.ml.xgboost_trainer", "--preset=smoke", "--data", data_uri),
         *("--workdir", str(workdir), "baseline.rounds=60", "baseline.patience=60", "tracking.wandb=off"),
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as killed:
         while killed.poll() is None and not any(
             name.endswith(".tar") for name in workdir.fs.find((workdir / KEPT).path)
         ):
@@ -31,5 +31,5 @@ def test_a_killed_boosting_goes_on_elsewhere(data_uri: str, cloud: dict[str, str
 
     again = subprocess.run(command, capture_output=True, text=True, check=True)
 
-    assert "resuming after round" in again.stdout
+    assert "resuming after round" in again.stderr
     assert StageResult.load(str(workdir)).metrics["rounds"].value == 60

@@ -169,19 +169,19 @@ def test_sigterm_and_sigkill_lose_at_most_the_rounds_since_the_last_checkpoint(
     for ending, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)):
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-        assert process.stdout
-        for line in process.stdout:
+        assert process.stderr
+        for line in process.stderr:
             if "round 15/25" in line:
                 process.send_signal(ending)
                 break
-        output, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == code, errors
         assert not (tmp_path / "result.json").exists()
-    assert "stopped in round" in output
+    assert "stopped in round" in errors
     assert errors.strip().endswith("stopped; the same command takes the work up again")
 
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert re.search(r"resuming after round [12]0", again.stdout)
+    assert re.search(r"resuming after round [12]0", again.stderr)
     assert StageResult.load(str(tmp_path)).local("model").read_bytes() == result.local("model").read_bytes()
 
 

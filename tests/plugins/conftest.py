@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 # Before anything imports Airflow, which makes its home wherever this points.
-os.environ.setdefault("AIRFLOW_HOME", str(Path(__file__).parents[2] / ".airflow"))
+os.environ["AIRFLOW_HOME"] = os.environ.get("MLAPP_AIRFLOW_HOME", f"{Path(__file__).parents[2]}/.airflow") + "/terminal"
 
 
 @pytest.fixture(autouse=True)

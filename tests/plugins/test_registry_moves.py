@@ -13,7 +13,7 @@ from stage_operator import BadInput
 from mlapp.registry.bundle import Draft, describe, install
 from mlapp.registry.pointer import Pointer
 
-NAME = "fashion_mnist"
+NAME = "my_fashion_mnist"
 
 
 @pytest.fixture

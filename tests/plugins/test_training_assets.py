@@ -32,18 +32,19 @@ def context(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     given = {
         "triggering_asset_events": defaultdict(list),
         "inlet_events": {assets.MODEL: Events()},
+        "dag_run": SimpleNamespace(triggering_user_name="admin"),
         "outlet_events": {asset: SimpleNamespace(extra={}) for asset in (assets.DATA, assets.MODEL)},
     }
     monkeypatch.setattr(assets, "get_current_context", lambda: given)
     return given
 
 
-def data_event(digest: str, config: str = "config.json") -> SimpleNamespace:
-    return SimpleNamespace(extra={"digest": digest, "config": config})
+def data_event(digest: str, config: str = "/runs/a/config.json") -> SimpleNamespace:
+    return SimpleNamespace(extra={"digest": digest * 16, "config": config})
 
 
 def model_event(digest: str) -> SimpleNamespace:
-    return SimpleNamespace(extra={"data": digest})
+    return SimpleNamespace(extra={"data": digest * 16})
 
 
 @pytest.mark.parametrize(
@@ -81,9 +82,62 @@ def test_a_run_trains_by_hand_or_on_a_digest_that_it_has_not_trained_on(
 
 
 def test_a_run_takes_the_settings_of_the_data_that_started_it() -> None:
-    events = {assets.DATA: [data_event("a", "old.json"), data_event("b", "new.json")]}
-    assert assets.config_of_data(events) == "new.json"
+    events = {assets.DATA: [data_event("a", "/a/config.json"), data_event("b", "gs://b/c d/config.json")]}
+    assert assets.config_of_data(events) == "gs://b/c d/config.json"
     assert assets.config_of_data({}) == ""
+
+
+BY_HAND = [
+    *(None, [], "text", {}, {"from_rest_api": True}, {"digest": None, "config": "/a/config.json"}),
+    *(
+        {"digest": 3, "config": "/a/config.json"},
+        {"digest": "a" * 16},
+        {"digest": "A" * 16, "config": "/a/config.json"},
+    ),
+    *(
+        {"digest": "a" * 16, "config": config}
+        for config in (None, {}, "", "config.json", "/a/other.json", "--to=/a/config.json")
+    ),
+    *({"digest": "a" * 16, "config": config} for config in ("http://a/config.json", "memory://a/config.json")),
+    *(
+        {"digest": "a" * 16, "config": config}
+        for config in ("/a/../b/config.json", "/a/\nb/config.json", "/a/{{ x }}\0/config.json")
+    ),
+]
+
+
+@pytest.mark.parametrize("extra", BY_HAND)
+def test_an_event_that_says_nothing_valid_of_data_starts_a_run_by_hand(context: dict[str, Any], extra: Any) -> None:
+    """Whoever may use Airflow can create events, with any payload or none."""
+    events = context["triggering_asset_events"]
+    events[assets.DATA] = [data_event("b"), SimpleNamespace(extra=extra)]
+    assert assets.is_news() is True
+    assert assets.config_of_data(events) == ""
+
+
+@pytest.mark.parametrize("extra", [None, {}, {"data": 3}, "text"])
+def test_a_model_s_event_made_by_hand_hides_no_news(context: dict[str, Any], extra: Any) -> None:
+    context["triggering_asset_events"][assets.DATA] = [data_event("b")]
+    context["inlet_events"][assets.MODEL].append(SimpleNamespace(extra=extra))
+    assert assets.is_news() is True
+
+
+@pytest.mark.parametrize(
+    ("limit", "user"), [(10, "admin"), (None, "dag_test")], ids=["a trial", "a run of the terminal"]
+)
+def test_a_trial_and_a_run_of_the_terminal_announce_nothing(
+    context: dict[str, Any], tmp_path: Path, limit: int | None, user: str
+) -> None:
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    context["dag_run"].triggering_user_name = user
+    (tmp_path / "config.json").write_text(json.dumps({"transform": {"limit": limit}}))
+    with pytest.raises(AirflowSkipException):
+        assets.announce_data("/nowhere", str(tmp_path / "config.json"))
+    assert context["outlet_events"][assets.DATA].extra == {}
+    if limit is None:
+        with pytest.raises(AirflowSkipException):
+            assets.announce_model("/nowhere", "/nowhere")
 
 
 def test_data_are_announced_with_digest_counts_quality_and_settings(context: dict[str, Any], tmp_path: Path) -> None:
@@ -96,11 +150,13 @@ def test_data_are_announced_with_digest_counts_quality_and_settings(context: dic
     }
     path.write_text(json.dumps({**content, "origin": "a test"}))
     result = planted.result(tmp_path, "profile", {"profile": path})
-    assets.announce_data(result.uri, "config.json")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"transform": {"limit": None}}))
+    assets.announce_data(result.uri, str(config))
     assert context["outlet_events"][assets.DATA].extra == {
         **content,
         "profile": result.uri,
-        "config": "config.json",
+        "config": str(config),
     }
 
 

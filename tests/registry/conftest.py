@@ -14,6 +14,12 @@ from registered import LENIENT
 from mlapp.result import StageResult
 
 
+@pytest.fixture(autouse=True)
+def named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands without a name are about the model of these tests."""
+    monkeypatch.setenv("MLAPP_PROMOTION__NAME", chain.NAME)
+
+
 @pytest.fixture
 def vetted(
     tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 import shelf
 from shelf import NAME, promote
+from upath import UPath
 
 from mlapp import storage
 from mlapp.registry import integrity
+from mlapp.registry.bundle import Manifest, whole
 from mlapp.registry.pointer import Pointer
 from mlapp.schema import Signing
 
@@ -34,7 +37,7 @@ for number in itertools.count():
         rollback(registry, shelf.NAME, to, keys=keys)
     if number == 0:
         print("ready", flush=True)
-    if number % 5 == 0:
+    if number < 40:
         shelf.promote(registry, f"more {{number}}", keys)
 """
 
@@ -56,23 +59,27 @@ def moving(registry: str, first: str, second: str, keys: Signing) -> Iterator[su
             mover.kill()
 
 
+def slowly(place: UPath) -> Manifest:
+    time.sleep(0.01)
+    return whole(place)
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    ("place", "signed", "times"), [("disk", True, 100), ("disk", False, 100), ("bucket", True, 30)]
-)
+@pytest.mark.parametrize(("place", "signed", "times"), [("disk", True, 100), ("bucket", False, 15)])
 def test_it_raises_no_false_alarm_while_the_champion_moves(
-    tmp_path: Path, cloud: dict[str, str], place: str, signed: bool, times: int
+    tmp_path: Path, cloud: dict[str, str], monkeypatch: pytest.MonkeyPatch, place: str, signed: bool, times: int
 ) -> None:
+    monkeypatch.setattr(integrity, "whole", slowly)  # as long as bundles of some size take
     keys = shelf.pair(tmp_path, "ours") if signed else Signing()
     registry = str(tmp_path / "registry") if place == "disk" else f"gs://models/{uuid.uuid4().hex}"
     other, first, second = (promote(registry, content, keys) for content in ("other", "one", "two"))
     pointer = Pointer(registry, NAME)
     with moving(registry, first, second, keys):
-        before = len(pointer.history())
-        alarms = [found for _ in range(times) if (found := integrity.damage(registry, NAME, keys))]
-        moved = len(pointer.history()) - before
+        before, tried, alarms = len(pointer.history()), 0, []
+        while tried < times or len(pointer.history()) - before < times // 4:  # a busy machine may move it slowly
+            alarms += integrity.damage(registry, NAME, keys)
+            tried += 1
         assert alarms == []
-        assert moved > times // 4, "hardly anything moved, so nothing was tried"
         # What is really wrong is found all the same.
         labels = pointer.folder / other / "labels.json"
         storage.write_text(labels, "[1]")

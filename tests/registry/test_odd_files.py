@@ -14,7 +14,7 @@ import pytest
 import shelf
 from shelf import NAME, promote
 
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 from mlapp.registry import integrity
 from mlapp.registry.__main__ import main
 from mlapp.registry.bundle import Draft
@@ -243,7 +243,7 @@ from pathlib import Path
 from mlapp import storage
 from mlapp.registry import pointer as module
 from mlapp.registry.pointer import Pointer
-from mlapp.errors import UserError
+from mlapp.errors import TryAgainError, UserError
 place, when = sys.argv[1:]
 pointer = Pointer(place, "m")
 pointer.swap(None, "a" * 12, {"why": "x" * 2000})
@@ -285,6 +285,26 @@ def test_a_disk_that_fills_up_makes_one_outcome_which_is_told(
         assert (first, last) == ("done b 2", "b 2")
 
 
+def test_a_kill_after_the_decision_leaves_nothing_once_the_move_is_completed(registry: Path) -> None:
+    code = f"""
+import os, signal
+from mlapp.registry import pointer as module
+from mlapp.registry.moves import rollback
+replace = module._replace
+def dying(path, *rest):
+    done = replace(path, *rest)
+    if path.name == "HISTORY.jsonl": os.kill(os.getpid(), signal.SIGKILL)
+    return done
+module._replace = dying
+rollback({str(registry.parent)!r}, {NAME!r})
+"""
+    killed = subprocess.run([sys.executable, "-c", code], check=False, cwd=shelf.SHIPPED.parents[2])
+    assert killed.returncode == -9
+    assert list(registry.glob(".*.draft"))
+    assert Pointer(str(registry.parent), NAME).settle() == Pointer(str(registry.parent), NAME).state().decided
+    assert list(registry.glob(".*.draft")) == []
+
+
 def test_a_pointer_that_cannot_be_written_after_the_decision_is_told_as_done(
     registry: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -309,6 +329,43 @@ def test_a_pointer_that_cannot_be_written_after_the_decision_is_told_as_done(
     assert (report.damage, [first in note for note in report.notes]) == ([], [True])
     assert Pointer(str(registry.parent), NAME).state().champion == first
     assert Pointer(str(registry.parent), NAME).settle() == first == (registry / "CHAMPION").read_text().strip()
+
+
+@pytest.mark.parametrize("lost", ["answer", "line", "everything"])
+def test_a_write_that_fails_is_reported_by_what_came_of_it(
+    registry: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Given a store that fails while the line is written, then it is done, failed, or said to be unknown."""
+    from mlapp.registry import pointer as module
+
+    replace = module._replace
+    pointer = Pointer(str(registry.parent), NAME)
+    before = pointer.read()
+
+    def failing(path: Any, *rest: Any) -> bool:
+        if path.name != "HISTORY.jsonl":
+            return replace(path, *rest)
+        if lost == "answer":
+            replace(path, *rest)
+        if lost == "everything":
+            monkeypatch.setattr(Pointer, "_history", away)
+        raise ConnectionError("connection reset")
+
+    def away(self: Pointer) -> tuple[str, int]:
+        raise ConnectionError("connection refused")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "_replace", failing)
+        if lost == "answer":
+            rollback(str(registry.parent), NAME)
+        else:
+            error = TryAgainError if lost == "everything" else ConnectionError
+            with pytest.raises(
+                error, match="not known whether the move was written" if lost == "everything" else "reset"
+            ):
+                rollback(str(registry.parent), NAME)
+    monkeypatch.undo()
+    assert (pointer.read() != before, len(pointer.history())) == ((True, 3) if lost == "answer" else (False, 2))
 
 
 @pytest.mark.parametrize("gone", [["CHAMPION"], ["HISTORY.jsonl"], ["CHAMPION", "HISTORY.jsonl"]])

@@ -178,7 +178,7 @@ def test_an_unsigned_history_is_adopted_by_a_signed_line(
     registry = str(tmp_path / "old")
     first, second = (promote(registry, content) for content in ("one", "two"))
     assert integrity.damage(registry, NAME) == []
-    refused(registry, keys, r"line 1 \(and 1 more\) of .*adopt --name fashion_mnist --why")
+    refused(registry, keys, r"line 1 \(and 1 more\) of .*adopt --name fashion_mnist --registry")
     monkeypatch.setenv("MLAPP_SIGNING__PRIVATE_KEY", str(keys.private_key))
     monkeypatch.setenv("MLAPP_SIGNING__PUBLIC_KEY", str(keys.public_key))
     main(["adopt", "--registry", registry, "--why", "we looked at each"])

@@ -257,6 +257,19 @@ def test_another_baseline_is_another_verdict(
     assert len(keys) == 2
 
 
+def test_too_few_test_images_are_held(
+    tmp_path: Path, planted_teacher: StageResult, planted_student: Any, planted_data: StageResult
+) -> None:
+    """Given a policy that asks for more images than there are, in all or of a class, then no figure of it counts."""
+    for asked, held in (("test_images", 2001), ("test_images_per_class", 201)):
+        file = tmp_path / f"{asked}.yaml"
+        for least in (held - 1, held):
+            file.write_text(f"{asked}: {{at_least: {least}, otherwise: hold}}\n")
+            settings = {"policy": str(file), "gates": {}}
+            found = chain.vet(tmp_path, planted_data, planted_teacher, planted_student(3), **settings).verdict
+            assert (found.decision, found.gates[0].value) == ("hold" if least == held else "promote", held - 1)
+
+
 def test_a_network_is_no_baseline(
     tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
 ) -> None:

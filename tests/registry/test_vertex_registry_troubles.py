@@ -15,7 +15,7 @@ from typing import Any
 import chain
 import grpc
 import pytest
-from loopback import vertex_models
+from loopback import chaos, vertex_models
 from loopback.vertex_model_rules import NUMBER, PROJECT, REGION, RefusedError
 from registered import NAME, SETTINGS, champion_of, register, uploads
 
@@ -51,9 +51,9 @@ def test_a_kill_during_the_upload_leaves_it_to_the_next_start_which_uploads_noth
     with subprocess.Popen(command(tmp_path, run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as second:
         wait_for(lambda: vertex.front.calls["GetOperation"] > asked, second)
         vertex.models.finish_uploads()
-        told, failed = second.communicate(timeout=60)
+        _, told = second.communicate(timeout=60)
 
-    assert second.returncode == 0, failed
+    assert second.returncode == 0, told
     assert "an upload is under way already" in told
     assert uploads(vertex) == 1
     assert vertex.models.aliases(NAME) == {"default": "1", "champion": "1"}
@@ -176,3 +176,25 @@ def test_without_credentials_the_command_says_how_to_log_in(tmp_path: Path, clou
     done = subprocess.run(line, capture_output=True, text=True, env=environ, check=False, timeout=60)
     assert done.returncode == 2, done.stderr
     assert "run `gcloud auth application-default login`" in json.loads(ended.read_text())["reason"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_bad_weather_a_bundle_is_uploaded_once(
+    tmp_path: Path, run_of: Any, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Given a stage that is started again while it ends with 75, as Airflow does."""
+    faults = [fault for fault in chaos.GRPC_RATES if not fault.startswith("UNAUTHENTICATED")]
+    service, weather = vertex_models.Vertex(), chaos.Weather(seed, dict.fromkeys(faults, 0.05))
+    run = run_of(3)
+    with vertex_models.serving(service, weather) as environ:
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        for _ in range(20):
+            try:
+                register(tmp_path, run)
+                break
+            except TryAgainError:
+                continue
+    assert uploads(service) == 1
+    assert service.models.aliases(NAME) == {"default": "1", "champion": "1"}
+    assert weather.done

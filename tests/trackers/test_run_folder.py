@@ -113,9 +113,9 @@ def test_a_stage_that_was_ended_from_outside_is_told_from_one_that_runs(
     experiments: Path, number: int, state: str
 ) -> None:
     command = [sys.executable, "-m", "tests.trackers.telling_stage", "--epochs=9", "--pause-s=0.5"]
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ.copy(), stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    process.stdout.readline()
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ.copy(), stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    process.stderr.readline()
     assert records(experiments)[0].state_now == "running"
     process.send_signal(number)
     process.communicate(timeout=20)

@@ -44,7 +44,7 @@ class Place:
         home = folder / "home"
         home.mkdir()
         own = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "MLAPP"))}
-        self.environ = {**own, "HOME": str(home), "PYTHONPATH": str(ROOT)}
+        self.environ = {**own, "HOME": str(home), "PYTHONPATH": str(ROOT), "MLAPP_CHILD_ENV": "MARK"}
 
     def start(
         self, *arguments: str, module: str = "tests.trackers.telling_stage", **environ: str

@@ -42,6 +42,20 @@ except BaseException as error:
     print(type(error).__name__, error)
 """
 
+# A search that joins the cluster at RAY_ADDRESS.
+JOINING = """
+import sys
+from pathlib import Path
+from mlapp.errors import UserError
+from mlapp.schema import Tuning
+from mlapp.tune.cluster import connected
+try:
+    with connected(Tuning(trials=1, memory_per_trial_mb=100), Path(sys.argv[1])) as cluster:
+        print("joined", cluster.own)
+except UserError as error:
+    print(error)
+"""
+
 
 class Running:
     """A search at work, and its processes: all that carry its mark, whoever is their parent by now."""
@@ -187,3 +201,26 @@ def test_no_port_of_it_takes_a_job_over_http(running: Running, tmp_path: Path) -
                 urllib.request.urlopen(request, timeout=5)
     time.sleep(1)
     assert not mark.exists()
+
+
+def test_a_cluster_that_wants_a_token_is_joined_with_it_and_refuses_in_one_line_without(
+    running: Running, tmp_path: Path
+) -> None:
+    address = next(f"127.0.0.1:{port}" for name, _, port in running.listening() if name == "gcs_server")
+    (token,) = {environment_of(process).get("RAY_AUTH_TOKEN_PATH") for process in running.processes} - {None}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    kept |= {"RAY_ADDRESS": address, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "PYTHONPATH": str(ROOT)}
+
+    def join(**settings: str) -> str:
+        command = [sys.executable, "-c", JOINING, str(tmp_path)]
+        done = subprocess.run(
+            command, env={**kept, **settings}, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert "Traceback" not in done.stderr
+        return done.stdout.strip()
+
+    assert join(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)) == "joined False"
+    told = join()
+    assert told.startswith(f"cannot join the Ray cluster at RAY_ADDRESS={address}")
+    assert "RAY_AUTH_TOKEN_PATH" in told
+    assert "\n" not in told

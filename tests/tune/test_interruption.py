@@ -70,7 +70,7 @@ def test_a_killed_search_goes_on_and_repeats_no_finished_trial(
     done = subprocess.run(
         command, cwd=ROOT, env={**environment, "TINY_SECONDS": "0"}, capture_output=True, text=True, check=True
     )
-    assert f"{6 - len(over)} trials to make" in done.stdout
+    assert f"{6 - len(over)} trials to make" in done.stderr
     trials = json.loads((tmp_path / "work" / "trials.json").read_text())
     assert [trial["number"] for trial in trials] == [1, 2, 3, 4, 5, 6]
     assert [trial for trial in trials if trial["number"] in {each["number"] for each in over}] == over

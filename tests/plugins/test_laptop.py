@@ -1,0 +1,210 @@
+"""The Airflow of a laptop: homes of its own, runs that end with their command, and who may reach the web server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
+
+import allowed_hosts
+import laptop_airflow
+import laptop_homes
+import laptop_runs
+import pytest
+from stage_operator import BadInput
+from stage_wiring import settings_of
+
+PLUGINS = Path(laptop_homes.__file__).parent
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with a database of one unfinished and one finished run."""
+    (tmp_path / laptop_homes.MARKER).touch()
+    with sqlite3.connect(tmp_path / laptop_homes.DATABASE) as database:
+        database.execute("create table dag_run (dag_id, run_id, state, end_date)")
+        database.execute("create table task_instance (dag_id, run_id, state, end_date)")
+        runs = [("d", "mine", "running"), ("d", "other", "running"), ("d", "done", "success")]
+        database.executemany("insert into dag_run values (?, ?, ?, null)", runs)
+        tasks = [
+            ("mine", "success"),
+            ("mine", "running"),
+            ("mine", None),
+            ("mine", "up_for_retry"),
+            ("other", "running"),
+        ]
+        database.executemany("insert into task_instance values ('d', ?, ?, null)", tasks)
+    return tmp_path
+
+
+def states(home: Path, table: str) -> list[tuple[str, str]]:
+    with sqlite3.connect(home / laptop_homes.DATABASE) as database:
+        return database.execute(f"select run_id, state from {table}").fetchall()
+
+
+def released(home: Path) -> IO[str]:
+    """The home's lock, once nobody holds it."""
+    for _ in range(200):
+        try:
+            return laptop_homes.hold(home, "the test")
+        except SystemExit:
+            time.sleep(0.1)
+    pytest.fail("the home stays in use")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_run_ends_in_the_database_whatever_ends_its_command(home: Path, number: int) -> None:
+    code = f"""
+        import sys, time
+        sys.path.insert(0, {str(PLUGINS)!r})
+        import dags_test, pathlib
+        with dags_test.the_only_run(pathlib.Path({str(home)!r}), "d", "mine"):
+            print("running", flush=True)
+            time.sleep(60)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "running\n"
+    with pytest.raises(SystemExit):
+        laptop_homes.hold(home, "this run")
+    process.send_signal(number)
+    process.wait(20)
+    released(home).close()
+    assert states(home, "dag_run") == [("mine", "failed"), ("other", "running"), ("done", "success")]
+    assert [state for run, state in states(home, "task_instance") if run == "mine"] == ["success", *["failed"] * 3]
+
+
+def test_a_run_does_not_outlive_the_make_that_started_it(home: Path) -> None:
+    wait = "laptop_homes.end_with_make(); print('on', flush=True); time.sleep(60)"
+    code = f"import sys, time; sys.path.insert(0, {str(PLUGINS)!r}); import laptop_homes; {wait}"
+    (home / "Makefile").write_text(f'run:\n\t@exec {sys.executable} -c "{code}"\n')
+    with subprocess.Popen(["make", "run"], cwd=home, stdout=subprocess.PIPE, text=True) as make:
+        assert make.stdout
+        assert make.stdout.readline() == "on\n"
+        make.kill()
+        began = time.monotonic()
+        assert make.stdout.read() == "", "the pipe is closed once nobody is left to write to it"
+    assert time.monotonic() - began < 30
+
+
+def test_a_finished_run_stays_as_it_is(home: Path) -> None:
+    assert not laptop_runs.end_run(home / laptop_homes.DATABASE, "d", "done")
+    assert ("done", "success") in states(home, "dag_run")
+
+
+def test_a_second_run_is_refused_with_the_first_ones_name(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with laptop_homes.hold(home, "this run") as lock:
+        laptop_homes.note(lock, "fashion_mnist_data (process 7)", "fashion_mnist_data", "r")
+        with pytest.raises(SystemExit) as stop:
+            laptop_homes.hold(home, "this run")
+    assert stop.value.code == 2
+    assert "is in use by fashion_mnist_data (process 7): wait for it" in capsys.readouterr().err
+
+
+def test_a_home_that_the_project_did_not_make_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "airflow.db").write_bytes(b"theirs")
+    with pytest.raises(SystemExit) as stop:
+        laptop_homes.prepare(tmp_path, os.environ)
+    assert stop.value.code == 2
+    assert "is not a home that this project made" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["airflow.db"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--host=0.0.0.0"], "0.0.0.0 can be reached from other machines"),
+        (["--host=::"], ":: can be reached from other machines"),
+        (["--host=192.0.2.1"], "192.0.2.1 can be reached from other machines"),
+        (["--host=somewhere.example"], "somewhere.example can be reached from other machines"),
+        (["--host=192.0.2.1", "--passwords"], "cannot listen on 192.0.2.1"),
+        (["--port=0"], "port '0' is not between 1 and 65535"),
+        (["--port=x"], "port 'x' is not between 1 and 65535"),
+        (["--port={taken}"], "cannot listen on 127.0.0.1, port {taken}"),
+    ],
+)
+def test_an_address_that_will_not_do_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "terminal"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with pytest.raises(SystemExit) as stop:
+            laptop_airflow.main([argument.replace("{taken}", port) for argument in arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {told.replace('{taken}', port)}")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_everything_follows_the_address_that_was_asked_for(tmp_path: Path) -> None:
+    environ = laptop_airflow.environment(tmp_path, "127.0.0.1", 8391, passwords=False)
+    assert environ["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:8391/execution/"
+    assert environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == f"sqlite:///{tmp_path}/airflow.db"
+    assert environ["MLAPP_ALLOWED_HOSTS"] == "localhost,127.0.0.1,::1,127.0.0.1"
+    beyond = laptop_airflow.environment(tmp_path, "0.0.0.0", 8391, passwords=True)
+    assert beyond["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "False"
+    assert "0.0.0.0" not in beyond["MLAPP_ALLOWED_HOSTS"]
+
+
+OURS = ["localhost", "LOCALHOST:8080", "localhost.", "127.0.0.1:8080", "[::1]:8080"]
+THEIRS = ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8080", "", "[::2]", "evil@localhost:1"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "served"),
+    [
+        *([[h], True] for h in OURS),
+        *([[h], False] for h in THEIRS),
+        ([], False),
+        (["localhost", "evil.example"], False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_the_web_server_answers_to_its_own_names_only(hosts: list[str], served: bool, kind: str) -> None:
+    reached, sent = [], []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": kind, "headers": [(b"host", host.encode()) for host in hosts]}
+    check = allowed_hosts.AllowedHosts(app, frozenset({"localhost", "127.0.0.1", "::1"}))
+    asyncio.run(check(scope, None, send))  # type: ignore[arg-type]
+    assert bool(reached) is served
+    assert served or sent[0].get("status", 421) == 421
+
+
+def test_elsewhere_the_check_is_off() -> None:
+    assert "MLAPP_ALLOWED_HOSTS" not in os.environ
+    assert allowed_hosts.AllowedHostsPlugin.fastapi_root_middlewares == []
+
+
+@pytest.mark.parametrize(
+    ("conf", "params", "ignored"),
+    [
+        ({"preset": "smoke"}, {"preset": "smoke", "training.epochs": None}, ""),
+        (None, {"preset": "quick"}, ""),
+        ({"preset": "smoke"}, {"preset": "quick"}, "preset"),
+        ({"training": {"epochs": 3}, "preset": "quick"}, {"preset": "quick"}, "training"),
+    ],
+)
+def test_a_conf_that_airflow_does_not_hand_on_is_refused(conf: Any, params: dict[str, Any], ignored: str) -> None:
+    run = SimpleNamespace(conf=conf)
+    if not ignored:
+        assert '"preset"' in settings_of(params, run)
+        return
+    with pytest.raises(BadInput, match=f"does not hand on the run's conf \\({ignored}\\)"):
+        settings_of(params, run)
