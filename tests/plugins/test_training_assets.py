@@ -123,7 +123,7 @@ def test_a_model_s_event_made_by_hand_hides_no_news(context: dict[str, Any], ext
 
 
 @pytest.mark.parametrize(
-    ("limit", "user"), [(10, "admin"), (None, "dag_test")], ids=["a trial", "a run of the terminal"]
+    ("limit", "user"), [(100, "admin"), (None, "dag_test")], ids=["a trial", "a run of the terminal"]
 )
 def test_a_trial_and_a_run_of_the_terminal_announce_nothing(
     context: dict[str, Any], tmp_path: Path, limit: int | None, user: str
@@ -188,10 +188,13 @@ def test_other_data_than_those_announced_are_not_trained_on(context: dict[str, A
     """Given a raw area that somebody changed between the data's announcement and the training that it starts."""
     from stage_operator import BadInput
 
+    def announced(digest: str) -> SimpleNamespace:
+        return SimpleNamespace(extra={"digest": digest, "config": "/runs/a/config.json"})
+
     data = planted.data(tmp_path / "data", 20)
     assert assets.as_announced(data.reference) == data.reference, "a run by hand takes any"
-    context["triggering_asset_events"][assets.DATA] = [data_event(content_digest(data))]
+    context["triggering_asset_events"][assets.DATA] = [announced(content_digest(data))]
     assert assets.as_announced(data.reference) == data.reference
-    context["triggering_asset_events"][assets.DATA] = [data_event("0" * 16)]
+    context["triggering_asset_events"][assets.DATA] = [announced("0" * 16)]
     with pytest.raises(BadInput, match=r"the prepared data have digest \w+, and 0000000000000000 was announced"):
         assets.as_announced(data.reference)
