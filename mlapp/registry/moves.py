@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlapp.errors import UserError, printable
+from mlapp.registry import trust
 from mlapp.registry.bundle import Manifest, verify
-from mlapp.registry.keys import UNSIGNED
-from mlapp.registry.pointer import BUNDLE_ID, Pointer
+from mlapp.registry.keys import UNSIGNED, keyring
+from mlapp.registry.pointer import BUNDLE_ID, HISTORY, Pointer
+from mlapp.registry.signing import UNABLE_TO_SIGN
 from mlapp.schema import Signing
 
 REQUEST = "request"
@@ -55,6 +57,26 @@ def rollback(
         asked = {REQUEST: request} if request else {}
         pointer.swap(present, target, {**given, **about(manifest), "rollback": True, **asked}, keys)
     return str(present), target
+
+
+def check(registry: str, name: str, keys: Signing = UNSIGNED) -> None:
+    """A `UserError` if no promotion could be filed now, whatever is promoted: to be known before hours of training.
+
+    Writes nothing, and does not fetch the private key.
+    """
+    pointer = Pointer(registry, name)
+    if keys.public_key and not keys.private_key:
+        raise UserError(UNABLE_TO_SIGN)
+    while True:
+        state = pointer.state()
+        try:
+            trust.check(pointer.folder, state.text, pointer.folder / HISTORY, keyring(keys))
+            state.check(pointer.folder)
+        except UserError:
+            if pointer.history_text() == state.text:
+                raise
+            continue  # somebody moved the pointer while we looked
+        return
 
 
 def bundle_named(pointer: Pointer, name: str) -> str:

@@ -145,7 +145,7 @@ class Pointer:
             elif state.agreed:
                 return state
             elif self._history()[1] == state.noted:
-                raise UserError(state.disagreement(self.folder))
+                state.check(self.folder)
         raise UserError(f"{self.folder} changes too fast to be read: run again")
 
     def _decide(self, state: State, signer: Signer, move: dict[str, Any]) -> None:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from mlapp.registry.trust import Trust
 
 
+UNABLE_TO_SIGN = (
+    "signing.public_key is set, so each move must be signed: set signing.private_key, a file or a secret's name"
+)
+
+
 class Signer:
     """The section `signing` at work: keys are read once, and only where there are any."""
 
@@ -53,10 +58,7 @@ class Signer:
         if not self.ring:
             return
         if not self._key:
-            raise UserError(
-                "signing.public_key is set, so each move must be signed: set signing.private_key, a file or a secret's "
-                "name"
-            )
+            raise UserError(UNABLE_TO_SIGN)
         if self.fingerprint not in trust.in_force:
             since = trust.retired.get(str(self.fingerprint))
             why = f"is retired since line {since} of the history" if since else "is none of signing.public_key"

@@ -10,6 +10,7 @@ from typing import Any
 from upath import UPath
 
 from mlapp import gcs, storage
+from mlapp.errors import UserError
 from mlapp.registry import files, trust
 
 POINTER, HISTORY = "CHAMPION", "HISTORY.jsonl"
@@ -45,6 +46,11 @@ class State:
     def champion(self) -> str | None:
         """The champion, also where only the pointer has yet to follow."""
         return self.decided if self.pending else self.present
+
+    def check(self, folder: UPath) -> None:
+        """A `UserError` if the pointer is neither where the history ends nor about to be moved there."""
+        if not self.agreed and not self.pending:
+            raise UserError(self.disagreement(folder))
 
     def disagreement(self, folder: UPath) -> str:
         """What to say of a pointer that is not where the history ends."""

@@ -18,7 +18,7 @@ from mlapp.registry import history, integrity, rekeying
 from mlapp.registry.__main__ import main
 from mlapp.registry.bundle import verify
 from mlapp.registry.keys import keyring
-from mlapp.registry.moves import rollback
+from mlapp.registry.moves import check, rollback
 from mlapp.registry.pointer import HISTORY, POINTER, Pointer
 from mlapp.schema import Signing
 
@@ -82,7 +82,7 @@ def refused(registry: str, keys: Signing, gist: str, name: str = NAME) -> None:
         lambda: pointer.swap(pointer.read(), "0" * 12, {}, keys),
         lambda: rekeying.revoke(registry, name, keys, "0" * 64, by=None, why="x"),
     ]
-    for attempt in attempts[:-1]:
+    for attempt in [*attempts[:-1], lambda: check(registry, name, keys)]:
         with pytest.raises(UserError, match=gist) as error:
             attempt()
         assert "\n" not in str(error.value)
@@ -170,6 +170,10 @@ def test_a_move_needs_the_key_that_signs(registry: str, keys: Signing, theirs: S
         with pytest.raises(UserError, match=gist):
             rollback(registry, NAME, keys=wrong)
     assert len(lines(registry)) == 3
+    with pytest.raises(UserError, match=r"set signing\.private_key"):
+        check(registry, NAME, keys.model_copy(update={"private_key": None}))
+    check(registry, NAME, keys)
+    check(registry, "unheard_of", keys)
 
 
 def test_an_unsigned_history_is_adopted_by_a_signed_line(
