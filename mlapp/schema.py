@@ -171,7 +171,7 @@ class Optimization(Section):
         ge=8,
         le=65536,
         description="images a step, over all devices together; must divide by their number; halved where an epoch "
-        "would have under 8 steps",
+        "would have under 7 steps",
     )
     scaling: Literal["none", "linear"] = Field(
         "none",

@@ -14,7 +14,7 @@ from mlapp.schema import Optimization, Pruning
 C = TypeVar("C", bound=Optimization)
 log = logging.getLogger("mlapp")
 MIRRORED_ALIKE = {"fashion_mnist"}  # data sets whose classes are known to look the same mirrored
-LEAST_STEPS = 8  # of an epoch: fewer, and rate and warm-up jump
+LEAST_STEPS = 7  # of an epoch: fewer, and rate and warm-up jump
 ENOUGH_STEPS = 100  # in all, for an untrained network; with one step an epoch the loss rose from 5 to 38
 LEAST_BATCH = 8
 
@@ -37,11 +37,13 @@ def adapt_to_data(config: C, dataset: Dataset) -> C:
 
 
 def _batch(config: Optimization, images: int) -> int:
-    batch = config.batch_size
-    while images // batch < LEAST_STEPS and batch // 2 >= LEAST_BATCH:
+    batch, enough = config.batch_size, 0 if isinstance(config, Pruning) else ENOUGH_STEPS
+    if images // batch >= LEAST_STEPS:
+        return batch
+    while batch // 2 >= LEAST_BATCH and (images // batch < LEAST_STEPS or images // batch * config.epochs < enough):
         batch //= 2
     steps = max(1, images // batch)
-    if steps >= LEAST_STEPS or isinstance(config, Pruning) or steps * config.epochs >= ENOUGH_STEPS:
+    if steps >= LEAST_STEPS or steps * config.epochs >= enough:
         return batch
     raise UserError(
         f"{images} training images make {steps} steps an epoch of the smallest batches ({batch}), "
