@@ -46,8 +46,7 @@ class Ladder:
         self.say = say
         self.places = [for_stage(place, errand.module) for place in self.settings.places]
         self.records = Records(config, errand.config, errand.task.name, say)
-        regions = [place.region for place in self.places if isinstance(place, Place)]
-        self.jobs = Jobs(config.cloud.project, regions, say)
+        self.jobs = Jobs(config.cloud.project, [each.region for each in self.places if isinstance(each, Place)], say)
         self.one = OneJob(errand, self.jobs, self.records, say)
 
     def begin(self, *, fresh: bool = True) -> Step:
@@ -117,12 +116,11 @@ class Ladder:
     def _absent(self, waiting: Waiting, error: Exception) -> Step:
         """Believe that there is no such job only if it is not there for some time."""
         now = datetime.now(UTC)
-        if not waiting.absent:
-            return self._unseen(replace(waiting, absent=now.isoformat()), error)
-        if not is_gone(datetime.fromisoformat(waiting.absent), now):
-            return self._unseen(waiting, error)
-        if left := self.one.left():
-            return left  # its result, or why there is none
+        since = datetime.fromisoformat(waiting.absent) if waiting.absent else now
+        if not is_gone(since, now):
+            return self._unseen(replace(waiting, absent=since.isoformat()), error)
+        if left := self.one.left():  # its result, or why there is none
+            return left
         raise UserError(f"{waiting.job} is not there any more, somebody deleted it: clear the task to start it again")
 
     def kill(self) -> None:
@@ -147,8 +145,8 @@ class Ladder:
                 if (reason := no_room(error)) is None:
                     raise
                 hops = self._hopped(hops, place, reason)
-        told = "; ".join(f"{tried['place']}: {tried['outcome']}" for tried in hops)
-        raise NoRoomError(f"no place has room for {self.errand.task.name}: {told}")
+        tried = "; ".join(f"{each['place']}: {each['outcome']}" for each in hops)
+        raise NoRoomError(f"no place has room for {self.errand.task.name}: {tried}")
 
     def _create(self, place: Place, here: Onward) -> Waiting:
         limit = self.deadline - datetime.now(UTC)
