@@ -14,7 +14,7 @@ from mlapp.schema import Signing
 
 LABELS, PREPROCESSING = "labels.json", "preprocessing.json"
 SHOWN = 5
-CURE = "train under another promotion.name (unset, it is the data's own name)"
+CURE = "promote this model under another promotion.name (unset, it is data.name)"
 
 
 def refuse_other_questions(
