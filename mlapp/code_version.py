@@ -13,7 +13,7 @@ IRRELEVANT = {
     "mlapp",
     *("mlapp.config", "mlapp.schema", "mlapp.search_space", "mlapp.tuned", "mlapp.tracking"),
     *("mlapp.command_line", "mlapp.pins", "mlapp.address", "mlapp.code_version", "mlapp.errors", "mlapp.cluster"),
-    *("mlapp.storage", "mlapp.gcs", "mlapp.workspaces", "mlapp.plain"),
+    *("mlapp.storage", "mlapp.gcs", "mlapp.workspaces", "mlapp.plain", "mlapp.small_file"),
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from upath import UPath
 
-from mlapp import plain, storage
+from mlapp import plain, small_file, storage
 from mlapp.errors import UserError
 from mlapp.registry import signature
 from mlapp.registry.bundle import MANIFEST, UNSIGNED, Manifest
@@ -46,7 +46,7 @@ def _read(place: UPath, manifest: Manifest, name: str) -> Any:
         if file is None or storage.damage(path, file.bytes, file.sha256):
             raise UserError(f"bundle {place}: {name} is missing or was altered; restore the bundle from a copy")
         try:
-            return plain.from_json(storage.read_small(path))
+            return plain.from_json(small_file.read(path))
         except ValueError as error:
             raise UserError(f"{path} is not JSON: restore the bundle from a copy") from error
 
