@@ -19,7 +19,7 @@ IRRELEVANT = {
     *("mlapp.config", "mlapp.schema", "mlapp.search_space", "mlapp.tuned", "mlapp.tracking"),
     *("mlapp.command_line", "mlapp.pins", "mlapp.address", "mlapp.code_version", "mlapp.errors", "mlapp.cluster"),
     *("mlapp.storage", "mlapp.gcs", "mlapp.gcs_files", "mlapp.cloud_errors", "mlapp.workspaces", "mlapp.plain"),
-    *("mlapp.address", "mlapp.pins", "mlapp.reference", "mlapp.ledger", "mlapp.child_environment"),
+    *("mlapp.small_file", "mlapp.reference", "mlapp.ledger", "mlapp.child_environment"),
 }
 LOGGERS = {"log", "logger", "logging"}
 ERRORS = ("Error", "Exception", "Warning")

@@ -93,11 +93,11 @@ def read_preset(preset: str, kind: str = "preset", folder: Path = PRESETS) -> di
         raise UserError(f"{kind}: {wrong}")
     if not (path.exists() or path.is_symlink() if by_path else preset in names):
         raise UserError(f"no {kind} {preset!r}: choose one of {', '.join(names)}, or give a .yaml file")
-    from mlapp import storage  # not above: the DAGs import this module, and that one takes its time
+    from mlapp import small_file, storage  # not above: the DAGs import this module, and that one takes its time
 
     try:
         with storage.explained():
-            content = plain.from_yaml(storage.read_small(storage.at(path))) or {}
+            content = plain.from_yaml(small_file.read(storage.at(path))) or {}
     except ValueError as error:
         raise UserError(f"{kind} {path} is not YAML: {error}") from error
     if not isinstance(content, dict):

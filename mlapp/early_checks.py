@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mlapp import authenticate, storage
+from mlapp import authenticate, small_file, storage
 from mlapp.errors import UserError
 from mlapp.policy import policy_of
 from mlapp.schema import Config, Signing
@@ -127,7 +127,7 @@ def _loaded(uri: str, name: str) -> Any:
 
     try:
         with storage.explained():
-            text = storage.read_small(storage.at(uri)).encode()
+            text = small_file.read(storage.at(uri)).encode()
         if name == "public_key":
             key: Any = serialization.load_pem_public_key(text)
         else:

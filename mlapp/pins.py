@@ -49,6 +49,13 @@ def pinned(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
     return tuple(listed)
 
 
+def handed_on(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a stage's process needs to have the same pins: it may not be told whose Airflow started it."""
+    environ = os.environ if environ is None else environ
+    by_default = PINNED not in environ and any(environ.get(name) for name in COMPOSER)
+    return {PINNED: "default"} if by_default else {name: environ[name] for name in (PINNED,) if name in environ}
+
+
 def load(
     preset: str = configuration.DEFAULT_PRESET,
     overrides: Mapping[str, Any] | None = None,

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from mlapp import address, plain, storage
+from mlapp import address, plain, small_file, storage
 from mlapp.config import merge, nearest
 from mlapp.errors import UserError
 from mlapp.schema_policy import Bound, Measure, Vetting
@@ -79,7 +79,7 @@ def _read(name: str) -> dict[str, Any]:
             raise UserError(f"no policy {name!r}: choose {' or '.join(names())}, or give a .yaml file")
     try:
         with storage.explained():
-            content = plain.from_yaml(storage.read_small(path))
+            content = plain.from_yaml(small_file.read(path))
     except ValueError as error:
         raise UserError(f"policy {name} is not YAML: {error}") from error
     if not isinstance(content, Mapping) or not content:

@@ -146,9 +146,11 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
     def _run(self, place: str, environ: Mapping[str, str]) -> Ended:
         from stage_runner import runner_at
 
+        from mlapp import pins
+
         running = runner_at(place, self.tell)
         self.running = running
-        return running.run(self.module, self._command(), environ)
+        return running.run(self.module, self._command(), {**environ, **pins.handed_on()})
 
     def _deferred(self, waiting: Waiting, seconds: float, until: str) -> TaskDeferred:
         """Frees the worker, by a trigger of a provider: one of our own would not be where Composer's triggers run."""

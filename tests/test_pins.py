@@ -239,6 +239,16 @@ def test_the_dag_that_moves_the_pointer_is_held() -> None:
         move(conf, "me")
 
 
+def test_a_stages_process_is_handed_the_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a worker of Composer, whose stages are not told that it is one, then they hold the same pins."""
+    assert pins.pinned(pins.handed_on()) == pins.DEFAULT
+    monkeypatch.setenv(pins.PINNED, "data")
+    assert pins.pinned(pins.handed_on()) == ("data",)
+    monkeypatch.delenv(pins.PINNED)
+    monkeypatch.delenv("COMPOSER_ENVIRONMENT")
+    assert pins.handed_on() == {}
+
+
 def test_every_configuration_is_made_or_read_where_the_pins_are_checked() -> None:
     """Whoever needs a configuration goes through `mlapp.pins`; only what compares presets with each other does not."""
     makers = {"load", "combine", "layers", "validate"}

@@ -6,7 +6,7 @@ from typing import Any
 
 from upath import UPath
 
-from mlapp import plain, storage
+from mlapp import plain, small_file, storage
 from mlapp.errors import UserError
 from mlapp.registry.bundle import verify
 from mlapp.registry.keys import UNSIGNED
@@ -14,7 +14,7 @@ from mlapp.schema import Signing
 
 LABELS, PREPROCESSING = "labels.json", "preprocessing.json"
 SHOWN = 5
-CURE = "train under another promotion.name (unset, it is the data's own name)"
+CURE = "promote this model under another promotion.name (unset, it is data.name)"
 
 
 def refuse_other_questions(
@@ -38,7 +38,7 @@ def _read(place: UPath, name: str) -> Any:
     """A small JSON file of a bundle that was verified."""
     with storage.explained():
         try:
-            return plain.from_json(storage.read_small(place / name))
+            return plain.from_json(small_file.read(place / name))
         except ValueError as error:
             raise UserError(f"{place / name} is not JSON: restore the bundle from a copy") from error
 

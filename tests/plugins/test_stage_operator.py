@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import stage_runner
 from airflow.sdk.definitions.retry_policy import RetryAction
 from airflow.sdk.exceptions import AirflowException
 from stage_operator import NO_SECOND_TRY, BadInput, StageOperator, command_line, flat
@@ -73,6 +74,23 @@ def test_on_kill_before_anything_runs_does_nothing():
     stage, _ = operator()
     stage.on_kill()
     assert stage.killed
+
+
+def test_a_stage_is_handed_the_operators_pins(monkeypatch):
+    """Whatever else of the worker's environment a stage is given: on Composer the default pins hold in it."""
+    given = {}
+
+    class Recorder:
+        def run(self, module, arguments, environ):
+            given.update(environ)
+            return stage_runner.Ended(0, "uri")
+
+    monkeypatch.delenv("MLAPP_PINNED", raising=False)
+    monkeypatch.setenv("COMPOSER_ENVIRONMENT", "mlapp")
+    monkeypatch.setattr(stage_runner, "runner_at", lambda place, say: Recorder())
+    stage, _ = operator()
+    assert stage.execute({}) == "uri"
+    assert given == {"MLAPP_PINNED": "default"}
 
 
 def test_an_unknown_runner_is_named():

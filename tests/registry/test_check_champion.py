@@ -60,7 +60,7 @@ def test_other_data_are_refused_with_what_to_do(champion: Path, tmp_path: Path, 
     changed = {"fewer": labels[:-1], "more": (*labels, "new"), "another order": labels[::-1], "other names": CLASSES}
     size = (shape[0] + 1, shape[1]) if case == "another shape" else shape
     raw = extracted(tmp_path / "data", changed.get(case, labels), size)
-    with pytest.raises(UserError, match=r"the champion .*: train under another promotion\.name"):
+    with pytest.raises(UserError, match=r"the champion .*: promote this model under another promotion\.name"):
         check(tmp_path, raw)
 
 
