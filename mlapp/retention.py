@@ -19,7 +19,7 @@ from upath import UPath
 
 from mlapp import pins, run_history, storage
 from mlapp.errors import OneLineError, UserError
-from mlapp.registry import catalogue
+from mlapp.registry import catalogue, files
 from mlapp.registry.bundle import MANIFEST, Manifest
 from mlapp.registry.pointer import BUNDLE_ID, Pointer
 from mlapp.result import RESULT
@@ -128,7 +128,9 @@ def _bundles(pointer: Pointer, cutoff: datetime) -> tuple[list[Old], list[Manife
     A `UserError`, before anything is removed, where pointer or history are damaged.
     """
     named = {pointer.read(), *(bundle for move in pointer.history() for bundle in (move["champion"], move["before"]))}
-    places = {path.name: path for path in _folders(pointer.folder) if BUNDLE_ID.fullmatch(path.name)}
+    places = {path.name: path for path in pointer.folder.iterdir() if BUNDLE_ID.fullmatch(path.name)}
+    for place in places.values():
+        files.check_folder(place)  # of a link, what it leads to would be removed
     named |= {Manifest.load(places[bundle] / MANIFEST).predecessor for bundle in named & places.keys()}
     measured = {name: _measured("bundle", places[name], MANIFEST) for name in sorted(places.keys() - named)}
     gone = {name: each for name, (each, changed) in measured.items() if changed < cutoff}

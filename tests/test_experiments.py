@@ -104,7 +104,7 @@ def test_the_list_has_a_line_a_run_with_how_it_went(area: Path, capsys: pytest.C
         "done",
         "90.00 %",
         "92.00 %",
-        "fashion_mnist",
+        "my_fashion_mnist",
         "fashion_mnist",
         "6 min 40 s",
     ]
@@ -306,7 +306,7 @@ def test_a_run_at_work_took_the_time_since_it_began(tmp_path: Path) -> None:
 
 def test_the_data_are_named_with_their_digest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     description = {"classes": ["a"], "splits": {"train": {"sha256": {"images": "0", "labels": "1"}}}}
-    folder = make(tmp_path, "2026-01-01-a", {"data.name": "shoes"}, *chain(9000))
+    folder = make(tmp_path, "2026-01-01-a", {"data.name": "shoes", "data.source": "/shoes"}, *chain(9000))
     (folder / "stages" / "transform-transfor" / "dataset.json").write_text(json.dumps(description))
     digest = data_digest(description)
     assert f"shoes@{digest}" in told(capsys, "list", f"--experiments={tmp_path}")
