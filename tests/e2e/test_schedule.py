@@ -10,32 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from mlapp.etl import idx
 from mlapp.registry.pointer import Pointer
 from mlapp.result import StageResult
 from tests.e2e.standalone import Airflow, standalone
+from tests.e2e.small_source import small_source
 from tests.e2e.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(900)
 DATA, TRAINING = "fashion_mnist_data", "fashion_mnist_training"
 NAME = "small_fashion"
-
-
-def small_source(raw_uri: str, folder: Path) -> Path:
-    """100 real images of each class in each part, as a data set of its own: a limit would make the runs trials."""
-    raw, folder = StageResult.load(raw_uri), folder / "small"
-    folder.mkdir()
-    for part in ("train", "t10k"):
-        labels = idx.open_idx(Path(raw.local(f"{part}-labels")))
-        kept = np.sort(np.concatenate([np.flatnonzero(labels == label)[:100] for label in range(10)]))
-        for kind in ("images", "labels"):
-            content = idx.open_idx(Path(raw.local(f"{part}-{kind}")))[kept]
-            file = folder / f"{part}-{kind}-idx{content.ndim}-ubyte"
-            file.write_bytes(idx.Header(content.shape).encode() + content.tobytes())
-    return folder
 
 
 @pytest.fixture(scope="module")
