@@ -14,8 +14,8 @@ import pytest
 
 from mlapp.registry.pointer import Pointer
 from mlapp.result import StageResult
-from tests.e2e.standalone import Airflow, standalone
 from tests.e2e.small_source import small_source
+from tests.e2e.standalone import Airflow, standalone
 from tests.e2e.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(900)
