@@ -14,11 +14,11 @@ def small_source(raw_uri: str, folder: Path) -> Path:
     """100 real images of each class in each part."""
     raw, folder = StageResult.load(raw_uri), folder / "small"
     folder.mkdir()
-    for part in ("train", "t10k"):
-        labels = idx.open_idx(Path(raw.local(f"{part}-labels")))
+    for part, name in (("train", "train"), ("test", "t10k")):
+        labels = idx.open_idx(Path(raw.local(f"{part}_labels")))
         kept = np.sort(np.concatenate([np.flatnonzero(labels == label)[:100] for label in range(10)]))
         for kind in ("images", "labels"):
-            content = idx.open_idx(Path(raw.local(f"{part}-{kind}")))[kept]
-            file = folder / f"{part}-{kind}-idx{content.ndim}-ubyte"
+            content = idx.open_idx(Path(raw.local(f"{part}_{kind}")))[kept]
+            file = folder / f"{name}-{kind}-idx{content.ndim}-ubyte"
             file.write_bytes(idx.Header(content.shape).encode() + content.tobytes())
     return folder
