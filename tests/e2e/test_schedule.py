@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import urllib.error
@@ -16,7 +17,7 @@ from mlapp.registry.pointer import Pointer
 from mlapp.result import StageResult
 from tests.e2e.small_source import small_source
 from tests.e2e.standalone import Airflow, standalone
-from tests.e2e.workspace import Workspace
+from tests.e2e.workspace import ROOT, Workspace
 
 pytestmark = pytest.mark.timeout(900)
 DATA, TRAINING = "fashion_mnist_data", "fashion_mnist_training"
@@ -97,6 +98,21 @@ def test_a_trial_starts_no_training(airflow: Airflow, scheduled: tuple[dict[str,
     assert (run["state"], airflow.states(run)["announce"]) == ("success", "skipped")
     time.sleep(5)
     assert len(airflow.runs(TRAINING)) == trainings
+
+
+def test_a_run_of_the_terminal_is_announced_where_that_is_asked_for(
+    airflow: Airflow, scheduled: tuple[dict[str, Any], ...], workspace: Workspace
+) -> None:
+    """In its own database, while a scheduler runs; the data are known, so no training follows."""
+    conf = json.dumps({"data.source": str(workspace.folder / "small"), "data.name": "small"})
+    command = (str(ROOT / "plugins" / "dags_test.py"), DATA, "--preset=quick", f"--conf={conf}")
+    events = airflow.ask("api/v2/assets/events")["total_entries"]
+    assert workspace.run("python", *command).code == 0
+    assert airflow.ask("api/v2/assets/events")["total_entries"] == events
+    ran = workspace.run("python", *command, "--announce")
+    assert (ran.code, ran.last_line.startswith(f"announced to http://127.0.0.1:{airflow.port}: {DATA}, ")) == (0, True)
+    first, *_, last = airflow.ask("api/v2/assets/events?order_by=timestamp")["asset_events"]
+    assert last["extra"]["digest"] == first["extra"]["digest"]
 
 
 def test_only_this_machine_is_listened_to_and_answered(airflow: Airflow) -> None:
