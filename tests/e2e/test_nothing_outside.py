@@ -37,9 +37,10 @@ FOREIGN = {
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file and folder below, with its size and time of change."""
+    """Every file below, with its size and time of change, and every folder."""
     return {
-        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*") if not path.is_dir()
+        str(path): (0, 0) if path.is_dir() else (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in folder.rglob("*")
     }
 
 
