@@ -32,6 +32,8 @@ export AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT="${AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT:-g
 # The routine of Airflow itself, between which the lines of the stages would be lost.
 export AIRFLOW__LOGGING__NAMESPACE_LEVELS="alembic=WARNING airflow.api_fastapi.execution_api=WARNING \
   airflow.dag_processing=WARNING airflow.models=WARNING airflow.serialization=WARNING py.warnings=ERROR"
+# Caches of libraries, which would otherwise go into the home folder.
+export MPLCONFIGDIR="${MPLCONFIGDIR:-$_project/.cache/matplotlib}" KERAS_HOME="${KERAS_HOME:-$_project/.cache/keras}"
 # What listens on this machine is never reached through a proxy.
 for _name in no_proxy NO_PROXY; do
   case ",${!_name:-}," in *",127.0.0.1,"*) ;; *) export "$_name=${!_name:+${!_name},}localhost,127.0.0.1,::1" ;; esac

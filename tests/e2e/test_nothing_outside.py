@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.small_source import small_source
 from tests.e2e.workspace import ROOT
 
 pytestmark = pytest.mark.timeout(900)
@@ -36,13 +37,14 @@ FOREIGN = {
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file and folder below, with its size and time of change."""
+    """Every file below, with its size and time of change, and every folder."""
     return {
-        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*") if not path.is_dir()
+        str(path): (0, 0) if path.is_dir() else (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in folder.rglob("*")
     }
 
 
-def test_a_run_leaves_nothing_outside_and_touches_nothing_foreign(tmp_path: Path) -> None:
+def test_a_run_leaves_nothing_outside_and_touches_nothing_foreign(tmp_path: Path, raw_uri: str) -> None:
     rootless = () if os.geteuid() == 0 else ("--user", "--map-root-user")
     under = ("unshare", *rootless, "--mount", "bash", "-c", PRIVATE, "bash")
     shared, own = tmp_path / "shared", tmp_path / "own"
@@ -51,11 +53,12 @@ def test_a_run_leaves_nothing_outside_and_touches_nothing_foreign(tmp_path: Path
     (own / "airflow" / "airflow.db").write_bytes(b"theirs")
     (own / "airflow" / "airflow.cfg").write_text("[core]\nexecutor = CeleryExecutor\n")
     (own / "home" / ".profile").write_text("")
-    areas = {name: str(own / "work" / name) for name in ("processed", "models", "experiments", "registry")}
+    areas = {name: str(own / "work" / name) for name in ("raw", "processed", "models", "experiments", "registry")}
     environ = {
         **{f"MLAPP_STORAGE__{name.upper()}": uri for name, uri in areas.items()},
         **FOREIGN,
-        "MLAPP_STORAGE__RAW": str(ROOT / ".cache" / "e2e" / "raw"),
+        "MLAPP_DATA__SOURCE": str(small_source(raw_uri, own)),
+        "MLAPP_DATA__NAME": "small",
         "MLAPP_AIRFLOW_HOME": str(own / "work" / "airflow"),
         "PATH": os.environ["PATH"],
         "HOME": str(own / "home"),

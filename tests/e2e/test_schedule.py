@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import urllib.error
@@ -10,32 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from mlapp.etl import idx
 from mlapp.registry.pointer import Pointer
 from mlapp.result import StageResult
+from tests.e2e.small_source import small_source
 from tests.e2e.standalone import Airflow, standalone
-from tests.e2e.workspace import Workspace
+from tests.e2e.workspace import ROOT, Workspace
 
 pytestmark = pytest.mark.timeout(900)
 DATA, TRAINING = "fashion_mnist_data", "fashion_mnist_training"
 NAME = "small_fashion"
-
-
-def small_source(raw_uri: str, folder: Path) -> Path:
-    """100 real images of each class in each part, as a data set of its own: a limit would make the runs trials."""
-    raw, folder = StageResult.load(raw_uri), folder / "small"
-    folder.mkdir()
-    for part in ("train", "t10k"):
-        labels = idx.open_idx(Path(raw.local(f"{part}-labels")))
-        kept = np.sort(np.concatenate([np.flatnonzero(labels == label)[:100] for label in range(10)]))
-        for kind in ("images", "labels"):
-            content = idx.open_idx(Path(raw.local(f"{part}-{kind}")))[kept]
-            file = folder / f"{part}-{kind}-idx{content.ndim}-ubyte"
-            file.write_bytes(idx.Header(content.shape).encode() + content.tobytes())
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +98,21 @@ def test_a_trial_starts_no_training(airflow: Airflow, scheduled: tuple[dict[str,
     assert (run["state"], airflow.states(run)["announce"]) == ("success", "skipped")
     time.sleep(5)
     assert len(airflow.runs(TRAINING)) == trainings
+
+
+def test_a_run_of_the_terminal_is_announced_where_that_is_asked_for(
+    airflow: Airflow, scheduled: tuple[dict[str, Any], ...], workspace: Workspace
+) -> None:
+    """In its own database, while a scheduler runs; the data are known, so no training follows."""
+    conf = json.dumps({"data.source": str(workspace.folder / "small"), "data.name": "small"})
+    command = (str(ROOT / "plugins" / "dags_test.py"), DATA, "--preset=quick", f"--conf={conf}")
+    events = airflow.ask("api/v2/assets/events")["total_entries"]
+    assert workspace.run("python", *command).code == 0
+    assert airflow.ask("api/v2/assets/events")["total_entries"] == events
+    ran = workspace.run("python", *command, "--announce")
+    assert (ran.code, ran.last_line.startswith(f"announced to http://127.0.0.1:{airflow.port}: {DATA}, ")) == (0, True)
+    first, *_, last = airflow.ask("api/v2/assets/events?order_by=timestamp")["asset_events"]
+    assert last["extra"]["digest"] == first["extra"]["digest"]
 
 
 def test_only_this_machine_is_listened_to_and_answered(airflow: Airflow) -> None:

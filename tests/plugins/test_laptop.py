@@ -16,12 +16,16 @@ from types import SimpleNamespace
 from typing import IO, Any
 
 import allowed_hosts
+import dags_test
 import laptop_airflow
 import laptop_homes
 import laptop_runs
 import pytest
+from airflow.sdk import Param
+from airflow.sdk.definitions.param import ParamsDict
 from stage_operator import BadInput
 from stage_wiring import settings_of
+from trigger_form import trigger_form
 
 PLUGINS = Path(laptop_homes.__file__).parent
 
@@ -208,3 +212,46 @@ def test_a_conf_that_airflow_does_not_hand_on_is_refused(conf: Any, params: dict
         return
     with pytest.raises(BadInput, match=f"does not hand on the run's conf \\({ignored}\\)"):
         settings_of(params, run)
+
+
+def test_a_dag_that_is_none_is_refused_with_the_names_of_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        dags_test.main(["typo"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: no DAG 'typo': choose one of fashion_mnist_data, fashion_mnist_training, ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("preset", "conf", "told"),
+    [
+        ("quick", '{"action": "rollback"}', ""),
+        (None, '{"action": "rollback", "storage.models": "/m"}', ""),
+        ("{folder}/my preset.yaml", '{"action": "promote"}', ""),
+        ("quick", "{}", "No value passed"),
+        ("quick", '{"action": "x"}', "Invalid input for param action"),
+        ("quick", '{"actoin": "rollback"}', "unknown setting actoin"),
+        ("qick", '{"action": "rollback"}', "no preset 'qick': choose one of "),
+        ("/nowhere.yaml", '{"action": "rollback"}', "no preset '/nowhere.yaml'"),
+        ("quick", '{"action": "rollback", "training.epochs": "3x"}', "training.epochs: input should be"),
+        ("quick", "[]", "conf must map settings to values"),
+        ("quick", "{", "conf is not JSON"),
+    ],
+)
+def test_a_runs_conf_is_checked_against_its_dags_own_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], preset: str | None, conf: str, told: str
+) -> None:
+    (tmp_path / "my preset.yaml").write_text("training: {epochs: 3}")
+    own = {"action": Param(enum=["rollback", "promote"]), **trigger_form("storage")}
+    dag = SimpleNamespace(params=ParamsDict(own))
+    given = preset and preset.replace("{folder}", str(tmp_path))
+    if not told:
+        assert dags_test.checked(conf, given, dag)["action"]
+        return
+    with pytest.raises(SystemExit) as stop:
+        dags_test.checked(conf, given, dag)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1

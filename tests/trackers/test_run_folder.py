@@ -143,7 +143,7 @@ def test_a_stage_by_hand_belongs_to_no_run(tmp_path: Path, monkeypatch: pytest.M
 def test_the_tracking_section_is_in_no_stages_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(telling_stage.run, [])
     main(telling_stage.run, ["tracking.group=another", "tracking.project=p", "tracking.tensorboard=false"])
-    assert capsys.readouterr().out.count("epoch 1") == 1
+    assert capsys.readouterr().err.count("epoch 1") == 1
 
 
 @pytest.mark.parametrize(
