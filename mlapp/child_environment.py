@@ -67,6 +67,11 @@ def child_environment(*groups: Names, environ: Mapping[str, str] | None = None) 
     }
 
 
+def is_given_keys(module: str) -> bool:
+    """Whether the stage in ``module`` is given the names of the signing keys."""
+    return OF_STAGES.get(module) == SIGNING
+
+
 def of_stage(module: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of the stage in ``module``, without what only its tracker's process may read."""
     return child_environment(COMPUTE, CLOUD, SETTINGS, OF_STAGES.get(module, ()), environ=environ)

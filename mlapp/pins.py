@@ -17,6 +17,7 @@ from typing import Any
 
 from mlapp import config as configuration
 from mlapp import plain, storage
+from mlapp.child_environment import is_given_keys
 from mlapp.errors import UserError
 from mlapp.policy import looser, policy_of
 from mlapp.schema import Config
@@ -28,7 +29,8 @@ DEPLOYMENT, VETTING = "deployment", ("vetting.policy", "vetting.gates")
 DEFAULT = (
     *("signing", "storage", "images", "cloud.project", DEPLOYMENT, *VETTING),
     *("promotion.approval", "promotion.approval_hours", "promotion.unattended", "promotion.starter_may_approve"),
-    *("placement.image", "placement.service_account", "placement.network", "tracking.wandb_secret"),
+    *("placement.image", "placement.service_account", "placement.promotion_service_account", "placement.local_tasks"),
+    *("placement.network", "placement.kms_key", "tracking.wandb_secret"),
     *("registration.model_id", "registration.serving_image", "registration.artifacts", "registration.experiment"),
 )
 SHOWN = 10
@@ -49,11 +51,15 @@ def pinned(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
     return tuple(listed)
 
 
-def handed_on(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a stage's process needs to have the same pins: it may not be told whose Airflow started it."""
-    environ = os.environ if environ is None else environ
-    by_default = PINNED not in environ and any(environ.get(name) for name in COMPOSER)
-    return {PINNED: "default"} if by_default else {name: environ[name] for name in (PINNED,) if name in environ}
+def handed_on(module: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a stage's process needs to have the same pins: it may not be told whose Airflow started it.
+
+    A stage that is not given the names of the signing keys cannot compare them; they were compared when the run was
+    configured, and the hash of what was written then is handed on with it.
+    """
+    names = pinned(environ)
+    kept = [name for name in names if is_given_keys(module) or name.partition(".")[0] != "signing"]
+    return {PINNED: ",".join(kept)} if names else {}
 
 
 def load(

@@ -150,7 +150,7 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
 
         running = runner_at(place, self.tell)
         self.running = running
-        return running.run(self.module, self._command(), {**environ, **pins.handed_on()})
+        return running.run(self.module, self._command(), {**environ, **pins.handed_on(self.module)})
 
     def _deferred(self, waiting: Waiting, seconds: float, until: str) -> TaskDeferred:
         """Frees the worker, by a trigger of a provider: one of our own would not be where Composer's triggers run."""

@@ -22,7 +22,8 @@ PLACE = {"region": "europe-west4", "machine_type": "n2-standard-8"}
 BUCKETS = {
     f"storage.{area}": f"gs://bucket/{area}" for area in ("raw", "processed", "models", "experiments", "registry")
 }
-VERTEX = {**BUCKETS, "placement.runner": "vertex", "placement.places": [PLACE], "placement.image": "host/image"}
+IMAGE = f"host/image@sha256:{0:064}"
+VERTEX = {**BUCKETS, "placement.runner": "vertex", "placement.places": [PLACE], "placement.image": IMAGE}
 
 
 def refused(folder: Path, conf: dict[str, Any]) -> str:
@@ -81,7 +82,10 @@ def test_keys_that_cannot_sign_are_refused(tmp_path: Path) -> None:
         ({"data.name": "parts"}, "no source is known for data.name=parts"),
         ({"data.source": "/x", "data.name": "p", "data.classes": ["a", "b", "a"]}, "data.classes names a twice"),
         ({"tuning.trials": 2, "tuning.space": {"dpth": {"kind": "whole", "low": 0, "high": 1}}}, "dpth is nothing to"),
-        ({"tuning.trials": 2, "tuning.space": {"depth": {"kind": "whole", "low": 0, "high": 10**30}}}, "depth: "),
+        (
+            {"tuning.trials": 2, "tuning.space": {"depth": {"kind": "whole", "low": 0, "high": 10**30}}},
+            "tuning.space.depth",
+        ),
         ({**VERTEX, "placement.places": []}, "placement.places is empty"),
         ({**VERTEX, "storage.raw": "data"}, r"storage.raw=data lie on this machine"),
         ({**VERTEX, "placement.image": None}, "vertex without an image"),
@@ -176,17 +180,18 @@ MADE = "it is about a file that the run itself made, and that somebody altered s
 MOVED = "the champion may move while the run goes on"
 NOT_EARLIER = {
     "vetting/verdict.py:run": "by hand alone: the DAG always gives a baseline",
-    "vetting/intact.py:intact": MADE,
     "vetting/frontier.py:choose": "which candidates keep to the bounds is known once they are trained",
     "vetting/frontier.py:teacher_of": "by hand alone: the DAG always gives the teacher's result",
     "vetting/scorer.py:_open": MADE,
     "vetting/scorer.py:score": MADE,
+    "vetting/verdict.py:_scores": MADE,
     "registry/promoter.py:run": "by hand alone: the DAG gives the very model that was vetted",
     "registry/promoter.py:refuse_stale": MOVED,
     "registry/promoter.py:_filed": MADE,
-    "registry/promoter.py:read_verdict": MADE,
+    "registry/promoter.py:fill": MADE,
     "registry/bundle.py:load": "also read early, by check_champion; " + MOVED,
-    "registry/bundle.py:verify": "the large files of a champion are hashed once, when they are used; " + MOVED,
+    "registry/bundle.py:parse": "also read early, by check_champion; " + MOVED,
+    "registry/bundle.py:whole": "also verified early, by check_champion; " + MOVED,
 }
 
 

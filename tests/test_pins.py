@@ -25,13 +25,13 @@ OTHERS: dict[str, Any] = {
     "promotion.approval": True,
     "promotion.unattended": True,
     "promotion.starter_may_approve": False,
-    "placement.image": "evil.example/image",
+    "placement.image": f"evil.example/image@sha256:{0:064}",
     "placement.service_account": "x@y.iam.gserviceaccount.com",
     "placement.network": "projects/1/global/networks/n",
     "images.repository": "evil.example/r/i",
     "images.build_service_account": "x@y.iam.gserviceaccount.com",
     "cloud.project": "another-project",
-    "registration.serving_image": "evil.example/serve",
+    "registration.serving_image": f"evil.example/serve@sha256:{0:064}",
     "registration.artifacts": "gs://evil-bucket/x",
     "tracking.wandb_secret": "projects/p/secrets/s",
 }
@@ -186,7 +186,7 @@ def test_everything_that_is_pinned_by_default_exists() -> None:
 
 def test_what_is_pinned_stands_in_the_record_and_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--to", str(tmp_path / "config.json")])
-    assert "pinned by the operator: signing  storage  images" in capsys.readouterr().out
+    assert "pinned by the operator: signing  storage  images" in capsys.readouterr().err
     assert json.loads((tmp_path / "origins.json").read_text())["pinned"].startswith("signing, storage, images")
 
 
@@ -241,12 +241,14 @@ def test_the_dag_that_moves_the_pointer_is_held() -> None:
 
 def test_a_stages_process_is_handed_the_pins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a worker of Composer, whose stages are not told that it is one, then they hold the same pins."""
-    assert pins.pinned(pins.handed_on()) == pins.DEFAULT
+    promoter, trainer = "mlapp.registry.promoter", "mlapp.dl.dnn_trainer"
+    assert pins.pinned(pins.handed_on(promoter)) == pins.DEFAULT
+    assert {*pins.DEFAULT} - {*pins.pinned(pins.handed_on(trainer))} == {"signing"}
     monkeypatch.setenv(pins.PINNED, "data")
-    assert pins.pinned(pins.handed_on()) == ("data",)
+    assert pins.pinned(pins.handed_on(trainer)) == ("data",)
     monkeypatch.delenv(pins.PINNED)
     monkeypatch.delenv("COMPOSER_ENVIRONMENT")
-    assert pins.handed_on() == {}
+    assert pins.handed_on(trainer) == {}
 
 
 def test_every_configuration_is_made_or_read_where_the_pins_are_checked() -> None:
@@ -259,7 +261,7 @@ def test_every_configuration_is_made_or_read_where_the_pins_are_checked() -> Non
                 continue
             owner = node.func.value
             of_config = isinstance(owner, ast.Name) and owner.id in ("config", "configuration")
-            whole = node.func.attr != "validate" or (isinstance(node.args[0], ast.Name) and node.args[0].id == "Config")
+            whole = node.func.attr != "validate" or (bool(node.args) and ast.unparse(node.args[0]) == "Config")
             if of_config and node.func.attr in makers and whole:
                 found.add(str(path.relative_to(ROOT)))
     assert found == {"mlapp/pins.py", "mlapp/registry/reproduction.py"}

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from mlapp import plain, storage
 from mlapp.etl import idx
+from mlapp.registry import moves
 from mlapp.registry.comparable import refuse_other_questions
 from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Outcome, ResultUri, StageResult
@@ -40,6 +41,7 @@ def run(config: CheckConfig, workdir: Path) -> Outcome:
         return Outcome(headline=f"{config.name} has no champion yet")
     classes, shape = question_of(config.raw)
     refuse_other_questions(manifest.parent, classes, shape, config.signing)
+    moves.check(config.registry, config.name, config.signing)
     told = "×".join(map(str, shape))
     return Outcome(headline=f"{config.name}/{manifest.parent.name}: {len(classes)} classes, {told}, like the data")
 
