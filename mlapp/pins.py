@@ -27,7 +27,7 @@ PINNED = "MLAPP_PINNED"
 COMPOSER = ("COMPOSER_ENVIRONMENT", "COMPOSER_LOCATION")
 DEPLOYMENT, VETTING = "deployment", ("vetting.policy", "vetting.gates")
 DEFAULT = (
-    *("signing", "storage", "images", "cloud.project", DEPLOYMENT, *VETTING),
+    *("quality", "signing", "storage", "images", "cloud.project", DEPLOYMENT, *VETTING),
     *("promotion.approval", "promotion.approval_hours", "promotion.unattended", "promotion.starter_may_approve"),
     *("placement.image", "placement.service_account", "placement.promotion_service_account", "placement.local_tasks"),
     *("placement.network", "placement.kms_key", "tracking.wandb_secret"),

@@ -20,11 +20,11 @@ SEVERITY = (None, "note", "hold", "reject")  # what missing a gate means, the mi
 # Of these more is better: they have a least value; all others have a most.
 AT_LEAST = {
     *("accuracy", "accuracy_apart", "class_recall", "corrupted_accuracy", "test_images", "test_images_per_class"),
-    *("champion_worse_p", "champion_gain_apart", "baseline_worse_p"),
+    *("same_test_set", "champion_worse_p", "champion_gain_apart", "baseline_worse_p"),
 }
 # Only these may go without being measured: where there is no champion yet.
 AGAINST_CHAMPION = {
-    *("champion_worse_p", "champion_better_p", "champion_gain_apart"),
+    *("same_test_set", "champion_worse_p", "champion_better_p", "champion_gain_apart"),
     *("class_recall_drop", "class_inferior_p", "corrupted_accuracy_drop", "churn"),
 }
 

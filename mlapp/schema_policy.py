@@ -20,6 +20,7 @@ Measure = Literal[
     "latency_us",
     "test_images",
     "test_images_per_class",
+    "same_test_set",
     "champion_worse_p",
     "champion_better_p",
     "champion_gain_apart",

@@ -186,8 +186,8 @@ def test_everything_that_is_pinned_by_default_exists() -> None:
 
 def test_what_is_pinned_stands_in_the_record_and_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--to", str(tmp_path / "config.json")])
-    assert "pinned by the operator: signing  storage  images" in capsys.readouterr().err
-    assert json.loads((tmp_path / "origins.json").read_text())["pinned"].startswith("signing, storage, images")
+    assert "pinned by the operator: quality  signing  storage" in capsys.readouterr().err
+    assert json.loads((tmp_path / "origins.json").read_text())["pinned"].startswith("quality, signing, storage")
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ TITLES: dict[Measure, str] = {
     "latency_us": "latency (µs, one thread)",
     "test_images": "test images",
     "test_images_per_class": "fewest test images of a class",
+    "same_test_set": "tested on the champion's own test set",
     "champion_worse_p": "not significantly worse than the champion",
     "champion_better_p": "significantly better than the champion",
     "champion_gain_apart": "gain over the champion without near-duplicates",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -22,7 +22,7 @@ from mlapp.schema_policy import Vetting
 from mlapp.stage import stage
 from mlapp.text_table import percent
 from mlapp.vetting.evidence import Comparison, Model, Scored, Scores, class_inferiority, compare, measures, scored
-from mlapp.vetting.gates import Decision, Gate, decide, gates, listed
+from mlapp.vetting.gates import Decision, Gate, Measured, decide, gates, listed
 from mlapp.vetting.near_duplicates import near_duplicates
 
 log = logging.getLogger("mlapp")
@@ -96,7 +96,7 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
     test = dataset.split("test")
     champion = _champion(config.champion, config.signing, dataset)
     models = [Model("challenger", chosen.local("model")), Model("teacher", chosen.local("teacher_float32"))]
-    models += [Model("champion", champion[1])] if champion else []
+    models += [Model("champion", champion.model)] if champion else []
     models += [Model("baseline", StageResult.load_verified(config.baseline).local("model"))] if config.baseline else []
     scores = {model.who: _scores(model, test, dataset) for model in models}
     apart = ~near_duplicates(test, [dataset.split("train"), dataset.split("validation")])
@@ -105,6 +105,8 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
     against = {who: compare(ours, theirs, test, apart, config) for who, theirs in scores.items() if who != "challenger"}
     inferior = _inferior(policy, ours, scores.get("champion"), test)
     measured = measures(found, against, inferior, dataset.classes, policy)
+    if champion:
+        measured["same_test_set"] = Measured(float(champion.same_test_set))
     passed = gates(policy, measured, champion=champion is not None)
     verdict = Verdict(
         decision=decide(passed),
@@ -120,7 +122,7 @@ def run(config: VetConfig, workdir: Path) -> Outcome:
         class_inferior_p=inferior,
         near_duplicates=Metric(value=int((~apart).sum()), n=len(test), unit="images"),
         data=dataset.result.digest(),
-        champion_before=champion[0] if champion else None,
+        champion_before=champion.bundle if champion else None,
     )
     for line in listed(passed).splitlines():
         log.info("%s", line)
@@ -163,13 +165,24 @@ def headline(verdict: Verdict) -> str:
     return told + (f"; missed: {', '.join(missed)}" if missed else "")
 
 
-def _champion(uri: str | None, keys: Signing, dataset: Dataset) -> tuple[str, Path] | None:
+class Champion(NamedTuple):
+    """The bundle to compare with, its model's file, and whether it was tested on the very images that are used now."""
+
+    bundle: str
+    model: Path
+    same_test_set: bool
+
+
+def _champion(uri: str | None, keys: Signing, dataset: Dataset) -> Champion | None:
     if uri is None:
         return None
     folder = storage.at(uri).parent
     manifest = verify(folder, keys)
     refuse_other_questions(folder, dataset.classes, dataset.shape)
-    return manifest.id, storage.fetch(folder / manifest.model, manifest.model_sha256)
+    theirs = manifest.data.get("sha256")
+    files = {name: dataset.result.artifacts[name].sha256 for name in ("test_images", "test_labels")}
+    same = isinstance(theirs, dict) and files.items() <= theirs.items()
+    return Champion(manifest.id, storage.fetch(folder / manifest.model, manifest.model_sha256), same)
 
 
 if __name__ == "__main__":

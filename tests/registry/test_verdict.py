@@ -171,6 +171,17 @@ def test_predictions_are_kept_without_pickle(
     assert (answers[0] == planted.images(2000).labels).mean() == 0.95
 
 
+def test_a_better_challenger_on_other_test_images_is_held(
+    tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
+) -> None:
+    """Given a test set that a run brought along under the champion's name, then no figure of it makes a champion."""
+    floors = {"accuracy": 0.5, "class_recall": 0.0, "churn": 1.0, "class_inferior_p": 1.0}
+    chain.run(tmp_path, planted_data, planted_teacher, planted_student(0, 2, 4, 6), **floors)
+    other = planted.data(tmp_path / "other", n=1900)
+    found = chain.vet(tmp_path, other, planted_teacher, planted_student(3), **floors).verdict
+    assert (found.decision, failed(found)) == ("hold", {"tested on the champion's own test set"})
+
+
 def test_a_champion_of_other_classes_is_told(
     tmp_path: Path, planted_data: StageResult, planted_teacher: StageResult, planted_student: Any
 ) -> None:

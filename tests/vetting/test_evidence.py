@@ -65,7 +65,8 @@ def verdicts(gain: float, ruined: float = 0.0) -> Counter[Decision]:
         models = {"challenger": by_itself(ours), "champion": by_itself(theirs)}
         inferior = class_inferiority(ours, theirs, TEST, margin)
         against = {"champion": compare(ours, theirs, TEST, apart, SETTINGS)}
-        found[decide(gates(POLICY, measures(models, against, inferior, CLASSES, POLICY), champion=True))] += 1
+        measured = {**measures(models, against, inferior, CLASSES, POLICY), "same_test_set": Measured(1)}
+        found[decide(gates(POLICY, measured, champion=True))] += 1
     return found
 
 
