@@ -91,12 +91,14 @@ def data(folder: Path, n: int = 2000, classes: tuple[str, ...] = CLASSES, leaked
 def models(folder: Path, name: str, kind: Kind, errors: Iterable[int], **figures: Any) -> StageResult:
     """A model-making stage's result with a model that errs on these groups, float32 and int8, really exported."""
     from mlapp.dl.exporter import convert
+    from mlapp.dl.network_file import NETWORK, save
 
     folder.mkdir(parents=True, exist_ok=True)
     errors = list(errors)
     built = model(errors)
-    artifacts = {"keras": folder / "model.keras"}
+    artifacts = {"keras": folder / "model.keras", NETWORK: folder / "network.safetensors"}
     built.save(artifacts["keras"])
+    save(built, artifacts[NETWORK])
     candidates = []
     for precision in ("float32", "int8"):
         path = artifacts[precision] = folder / f"model.{precision}.tflite"
