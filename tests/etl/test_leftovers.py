@@ -172,12 +172,12 @@ SOURCE = {"name": "tiny", "classes": ["a", "b", "c"], "origin": "x"}
 @pytest.mark.parametrize(
     ("name", "content", "gist"),
     [
-        ("source", b"[]", "not as an extract stage writes it"),
-        ("source", b"[" * 100_000, "not as an extract stage writes it"),
-        ("source", b"\xff", "not as an extract stage writes it"),
-        ("source", json.dumps(SOURCE | {"name": "../x"}).encode(), "not as an extract stage writes it"),
-        ("source", json.dumps(SOURCE | {"classes": ["a", "b\nc"]}).encode(), "not as an extract stage writes it"),
-        ("source", json.dumps(SOURCE | {"classes": "abc"}).encode(), "not as an extract stage writes it"),
+        ("source", b"[]", "is not a source of this version"),
+        ("source", b"[" * 100_000, "is not a source of this version"),
+        ("source", b"\xff", "is not a source of this version"),
+        ("source", json.dumps(SOURCE | {"name": "../x"}).encode(), "is not a source of this version"),
+        ("source", json.dumps(SOURCE | {"classes": ["a", "b\nc"]}).encode(), "is not a source of this version"),
+        ("source", json.dumps(SOURCE | {"classes": "abc"}).encode(), "is not a source of this version"),
         ("train_images", b"", "is truncated"),
         ("train_images", struct.pack(">HBB4I", 0, 8, 4, 2**32 - 1, 2**32 - 1, 1, 1), "but its header"),
         ("train_images", struct.pack(">HBB3I", 0, 8, 3, 0, 8, 8), "is empty"),
@@ -218,5 +218,5 @@ def test_a_hostile_report_is_refused(
     raw = tiny.extract(tmp_path / "raw")
     report = validated(raw)
     hostile(report, "report", content)
-    with pytest.raises(UserError, match="is not the report of a validation"):
+    with pytest.raises(UserError, match=r"is not a report of this version|reports on other data"):
         image_etl.run(Transformation(raw=raw, report=report), tmp_path / "data")

@@ -5,20 +5,19 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 from PIL import Image
 from tiny_data import IdxFolder
-from upath import UPath
 
 from mlapp import storage
 from mlapp.errors import UserError
 from mlapp.etl import gcp_dataloader, picture, quality, sources
 from mlapp.etl.gcp_dataloader import Extract
 from mlapp.result import StageResult
+
+pytest_plugins = "loopback.fixtures"
 
 
 def test_kaggles_mnist_has_folders_of_the_dashed_names_beside_its_files(tiny: IdxFolder, tmp_path: Path) -> None:
@@ -89,15 +88,14 @@ def test_labels_from_one_are_refused_with_what_to_do(tiny: IdxFolder, tmp_path: 
 
 
 @pytest.fixture
-def store() -> Iterator[str]:
-    """A store in memory with two classes of one picture each."""
-    memory = fsspec.filesystem("memory")
+def store(cloud: dict[str, str], tmp_path: Path) -> str:
+    """A folder in the loopback Cloud Storage with two classes of one picture each."""
+    place = storage.at(f"gs://raw/{tmp_path.name}/pets")
     stream = io.BytesIO()
     Image.new("L", (8, 8), 9).save(stream, "PNG")
     for name in ("cat", "dog"):
-        memory.pipe_file(f"/bucket/pets/{name}/1.png", stream.getvalue())
-    yield "memory://bucket/pets"
-    memory.rm("/bucket", recursive=True)
+        (place / name / "1.png").write_bytes(stream.getvalue())
+    return str(place)
 
 
 def test_class_folders_of_a_store_are_read(store: str, tmp_path: Path) -> None:
@@ -110,13 +108,10 @@ def test_class_folders_of_a_store_are_read(store: str, tmp_path: Path) -> None:
 
 
 def test_a_list_of_bad_files_outlasts_a_refused_remote_work(store: str) -> None:
-    fsspec.filesystem("memory").pipe_file("/bucket/pets/dog/2.png", b"x")
-    with pytest.raises(
-        UserError,
-        match=r"memory://bucket/pets/dog/2.png is not a readable picture .* memory://bucket/work/bad_files\.csv",
-    ):
-        gcp_dataloader.run(Extract(name="pets", source=store), "memory://bucket/work")
-    assert "dog/2.png" in storage.read_text(UPath("memory://bucket/work/bad_files.csv"))
+    (storage.at(store) / "dog" / "2.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=rf"{store}/dog/2.png is not a readable picture .* {store}-work/bad_files\.csv"):
+        gcp_dataloader.run(Extract(name="pets", source=store), f"{store}-work")
+    assert "dog/2.png" in storage.read_text(storage.at(f"{store}-work/bad_files.csv"))
 
 
 class Store:

@@ -19,6 +19,7 @@ from mlapp.run_record import StageRecord
 from tests import tiny_stage
 from tests.trackers import telling_stage
 
+pytest_plugins = "loopback.fixtures"
 ROOT = Path(__file__).parents[2]
 GROUP = "2026-01-01-run"
 
@@ -123,8 +124,8 @@ def test_a_stage_that_was_ended_from_outside_is_told_from_one_that_runs(
     assert len(curves(experiments)) >= 1
 
 
-def test_a_remote_folder_is_written_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    area = f"memory://{uuid.uuid4().hex}"
+def test_a_remote_folder_is_written_alike(cloud: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    area = f"gs://models/{uuid.uuid4().hex}"
     monkeypatch.setenv("MLAPP_STORAGE__EXPERIMENTS", area)
     main(telling_stage.run, [])
     folder = storage.at(area) / GROUP
