@@ -110,14 +110,6 @@ def test_the_second_run_promotes_nothing_new(workspace, second):
     assert len([path for path in bundles if (path / "manifest.json").exists()]) == 1
 
 
-def test_a_person_who_cannot_be_asked_holds_the_promotion(workspace, second):
-    """Given a name without a champion and nobody to ask, when approval is asked for, then nothing is promoted."""
-    ran = workspace.run_dag({"promotion.name": "unattended", "promotion.approval": True})
-    assert ran.code == 0, ran.output[-5000:]
-    assert "hold (nobody can be asked under `airflow dags test`" in ran.output
-    assert not (workspace.folder / "registry" / "unattended" / "CHAMPION").exists()
-
-
 def test_a_run_shows_its_stages_and_ends_with_the_table(workspace, second):
     again, _ = second
     table = (workspace.runs()[-1] / "summary.txt").read_text()
@@ -125,6 +117,14 @@ def test_a_run_shows_its_stages_and_ends_with_the_table(workspace, second):
     assert again.output.count(table.splitlines()[0]) == 1
     assert "nothing to do, valid result of" in again.output
     assert not [line for line in again.output.splitlines() if "airflow" in line.lower()]
+
+
+def test_a_person_who_cannot_be_asked_holds_the_promotion(workspace, second):
+    """Given a name without a champion and nobody to ask, when approval is asked for, then nothing is promoted."""
+    ran = workspace.run_dag({"promotion.name": "unattended", "promotion.approval": True})
+    assert ran.code == 0, ran.output[-5000:]
+    assert "hold (nobody can be asked under `airflow dags test`" in ran.output
+    assert not (workspace.folder / "registry" / "unattended" / "CHAMPION").exists()
 
 
 def test_bad_data_fails_the_run_with_one_line_and_no_traceback(workspace, first):
