@@ -77,6 +77,7 @@ def test_of_mapped_tasks_each_is_asked_for_itself(vertex, cloud, request, reap):
 def test_jobs_of_another_airflow_are_left_alone(vertex, cloud, request, reap, monkeypatch):
     defer(request)
     monkeypatch.setenv("COMPOSER_ENVIRONMENT", "another")
+    monkeypatch.setenv("MLAPP_PINNED", "")  # which Composer would set, and is not what this is about
     assert reap({}) == []
     assert vertex.states() == ["QUEUED"]
 
@@ -89,6 +90,7 @@ def test_without_places_there_is_nothing_to_look_for(vertex):
 def test_two_environments_that_differ_in_anything_leave_each_others_jobs_alone(
     vertex, cloud, request, reap, monkeypatch, variable
 ):
+    monkeypatch.setenv("MLAPP_PINNED", "")  # as above
     told = {"GCP_PROJECT": "a-one", "COMPOSER_LOCATION": "europe-west4", "COMPOSER_ENVIRONMENT": "mlapp"}
     for name, value in {**told, "GCS_BUCKET": "europe-west4-mlapp-1-bucket"}.items():
         monkeypatch.setenv(name, value)
@@ -106,8 +108,8 @@ def test_a_region_that_only_a_run_named_is_looked_in(vertex, cloud, monkeypatch)
     with pytest.raises(TaskDeferred):
         stage.execute(case.context())
     monkeypatch.setattr(vertex_orphans, "get_current_context", lambda: {"ti": Airflow({"train": "failed"})})
-    conf = {"cloud.project": "p-two-2", "storage.models": f"{folder}/models", "placement.places": [case.SECOND]}
-    assert vertex_orphans.reap(json.dumps(conf)) == list(vertex.jobs)
+    conf = {"cloud.project": "p-two-2", "storage.experiments": f"{folder}/experiments"}
+    assert vertex_orphans.reap(json.dumps({**conf, "placement.places": [case.SECOND]})) == list(vertex.jobs)
 
 
 def test_a_deployments_regions_are_looked_in(vertex, cloud, monkeypatch):
