@@ -9,6 +9,8 @@ import vertex_case as case
 import vertex_orphans
 from airflow.sdk.exceptions import TaskDeferred
 
+from mlapp import storage
+
 pytest_plugins = "loopback.fixtures"
 
 
@@ -110,6 +112,21 @@ def test_a_region_that_only_a_run_named_is_looked_in(vertex, cloud, monkeypatch)
     monkeypatch.setattr(vertex_orphans, "get_current_context", lambda: {"ti": Airflow({"train": "failed"})})
     conf = {"cloud.project": "p-two-2", "storage.experiments": f"{folder}/experiments"}
     assert vertex_orphans.reap(json.dumps({**conf, "placement.places": [case.SECOND]})) == list(vertex.jobs)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"project": 1, "region": []}', '{"project": "p-one-1"}', "[" * 100_000, b"\xff"],
+    ids=range(7),
+)
+def test_a_note_that_is_none_keeps_no_orphan(vertex, cloud, request, reap, monkeypatch, text):
+    """Given what a training job could leave among the notes, since it may write there."""
+    defer(request)
+    area = f"gs://models/{request.node.name}/experiments"
+    monkeypatch.setenv("MLAPP_STORAGE__EXPERIMENTS", area)
+    place = storage.at(f"{area}/.mlapp/jobs/regions/a.json")
+    place.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert reap({}) == list(vertex.jobs)
 
 
 def test_a_deployments_regions_are_looked_in(vertex, cloud, monkeypatch):
