@@ -11,7 +11,7 @@ that runs, waits, or is about to be tried again is left alone; so are the jobs o
 In Cloud Composer it is on from the start, elsewhere off until you switch it on; where all stages run on the worker
 there is nothing to do.
 
-**Settings:** `cloud.project`, `storage.models`, where the regions are noted, and `placement.places`: by
+**Settings:** `cloud.project`, `storage.experiments`, where the regions are noted, and `placement.places`: by
 `MLAPP_DEPLOYMENT`, or from the form.
 """
 

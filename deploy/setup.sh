@@ -161,11 +161,11 @@ if [[ "$kms_key" ]]; then
 fi
 
 step "Buckets: nobody outside, rights by role only. Uploads that broke off go after a week; what is only handed over goes from \
-models after 30 days; old versions are kept for 30 days, those of the registry for a year, and what is deleted there for 90 days"
+models and experiments after 30 days; old versions are kept for 30 days, those of the registry for a year, and what is deleted there for 90 days"
 make_bucket "$raw" "$HERE/lifecycle.json"
 make_bucket "$processed" "$HERE/lifecycle.json"
 make_bucket "$models" "$HERE/lifecycle-models.json" --versioning
-make_bucket "$experiments" "$HERE/lifecycle-models.json" --versioning
+make_bucket "$experiments" "$HERE/lifecycle-experiments.json" --versioning
 make_bucket "$registry" "$HERE/lifecycle-registry.json" --versioning --soft-delete-duration=90d
 
 step "Training images: the newest ten are kept, others for 90 days"

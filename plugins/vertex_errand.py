@@ -14,6 +14,9 @@ from typing import Any
 from mlapp import storage
 from mlapp.stage import HOPS
 
+# Apart from the notes beside it, which are kept: what lies here is deleted by age (deploy/lifecycle-experiments.json).
+ATTEMPTS = "attempts"
+
 
 @dataclass(frozen=True)
 class TaskKey:
@@ -78,7 +81,12 @@ class Attempt:
 
     def folder(self, prefix: str) -> str:
         """URI of the folder that this attempt leaves its end in."""
-        return f"{prefix}/{self.identity}/{self.number}"
+        return folder_of(prefix, self.identity, self.number)
+
+
+def folder_of(prefix: str, identity: str, number: str) -> str:
+    """URI of the folder of an attempt that may be known by a note only."""
+    return f"{prefix}/{ATTEMPTS}/{identity}/{number}"
 
 
 # Which Composer environment this is: two of one name may be in two projects or regions. The bucket's name is unique.

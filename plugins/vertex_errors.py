@@ -142,7 +142,7 @@ def _by_message(told: str, project: str, place: Place | None, image: str, accoun
             f"gcloud compute machine-types list --filter='zone~{region}' (mend placement.places)",
         ),
         (r"location|region", "gcloud compute regions list (mend the region in placement.places)"),
-        (r"bucket|output_uri|storage\.", "gcloud storage buckets list (mend storage.models)"),
+        (r"bucket|output_uri|storage\.", "gcloud storage buckets list (correct storage.experiments)"),
     )
     found = image_trouble(told, image)
     return found or next((command for pattern, command in rules if re.search(pattern, told, re.IGNORECASE)), None)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stage_runner import Ended
-from vertex_errand import Attempt, Errand
+from vertex_errand import Attempt, Errand, folder_of
 from vertex_jobs import CANCELLING, Jobs, UnclearError, console, is_over
 from vertex_records import Records
 
@@ -100,7 +100,7 @@ class OneJob:
         """How an attempt ended whose job is no longer there: its record, if it left one."""
         noted = self.records.unsettled(self.errand.task.digest)
         own = [number for number, where in noted.items() if where["identity"] == self.identity]
-        ends = [self.records.at(f"{self.records.prefix}/{self.identity}/{number}") for number in reversed(own)]
+        ends = [self.records.at(folder_of(self.records.prefix, self.identity, number)) for number in reversed(own)]
         return next(filter(None, ends), None)
 
     def end(self, job: Any) -> Any:

@@ -83,20 +83,36 @@ def _places(settings: Config) -> dict[str | None, set[str]]:
 
 
 def _noted(folder: str) -> list[dict[str, str]]:
+    """The notes that name a project and a region; jobs may write here too, so one that does not is passed over."""
     from mlapp import storage
 
     place = storage.at(folder)
     try:
         if not place.exists():
             return []
-        told = [json.loads(path.read_text(encoding="utf-8")) for path in place.iterdir() if path.suffix == ".json"]
+        told = {str(path): _note(str(path)) for path in place.iterdir() if path.suffix == ".json"}
     except Exception as error:
         if not could_not_look(error):
             raise
         log.warning("%s cannot be read: %s", folder, brief(error))
         return []
-    good = [each for each in told if PROJECT.fullmatch(each["project"]) and REGION.fullmatch(each["region"])]
-    return good[:MOST]
+    if bad := [uri for uri, note in told.items() if not note]:
+        log.warning("%d notes name no project and region, such as %s: remove them", len(bad), bad[0])
+    return [note for note in told.values() if note][:MOST]
+
+
+def _note(uri: str) -> dict[str, str] | None:
+    from mlapp import plain, storage
+    from mlapp.errors import UserError
+
+    try:
+        told = plain.from_json(storage.read_referenced(uri)[0])
+    except (UserError, ValueError):
+        return None
+    if not isinstance(told, dict):
+        return None
+    is_good = PROJECT.fullmatch(str(told.get("project"))) and REGION.fullmatch(str(told.get("region")))
+    return {name: str(told[name]) for name in ("project", "region")} if is_good else None
 
 
 def _of_deployments() -> set[str]:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Literal
 
-from vertex_errand import Attempt, Errand, installation
+from vertex_errand import ATTEMPTS, Attempt, Errand, installation
 
 from mlapp.schema_cloud import Place, Placement
 from mlapp.stage import HOPS, IMAGE
@@ -50,7 +50,7 @@ def custom_job(
                 "disable_retries": True,
             },
             # The same for all attempts: its checkpoints are what a job takes up after a preemption.
-            "base_output_directory": {"output_uri_prefix": f"{prefix}/{attempt.identity}"},
+            "base_output_directory": {"output_uri_prefix": f"{prefix}/{ATTEMPTS}/{attempt.identity}"},
             **({"service_account": account} if (account := settings.account_of(task.name)) else {}),
             **({"network": settings.network} if settings.network else {}),
         },

@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import vertex_records
 from gcloud_stub import Gcloud
+from vertex_errand import Attempt
 
 from mlapp import config
 
@@ -346,25 +348,49 @@ def test_what_the_texts_say_of_lifecycles_is_what_the_files_do() -> None:
     }
     assert days == {
         "lifecycle.json": {"uploads": [7], "live": [], "old": []},
+        "lifecycle-experiments.json": {"uploads": [7], "live": [30], "old": [30]},
         "lifecycle-models.json": {"uploads": [7], "live": [30], "old": [30]},
         "lifecycle-registry.json": {"uploads": [7], "live": [], "old": [365]},
     }
     script, readme = SETUP.read_text(), " ".join(README.read_text().split())
     assert "Uploads that broke off go after a week" in script
-    assert (
-        "goes from \\\nmodels after 30 days; old versions are kept for 30 days, those of the registry for a year"
-        in script
-    )
+    assert "goes from \\\nmodels and experiments after 30 days; old versions are kept for 30 days" in script
+    assert "those of the registry for a year" in script
     assert "old versions of models and run folders for 30 days, of the registry for a year" in readme
 
 
 @pytest.mark.parametrize("name", LIFECYCLES)
 def test_what_the_lifecycle_removes_can_be_made_again(name: str) -> None:
-    """A rule that deletes live objects names the prefixes of what is only handed over: build contexts, job folders."""
-    for rule in json.loads((SETUP.parent / name).read_text())["rule"]:
-        condition = rule["condition"]
-        if rule["action"]["type"] == "Delete" and "daysSinceNoncurrentTime" not in condition:
-            assert {*condition["matchesPrefix"]} <= {"builds/", "jobs/"}
+    """A rule that deletes live objects names the prefixes of what is only handed over: build contexts, jobs' ends."""
+    removed = {
+        "lifecycle-models.json": ["builds/"],
+        "lifecycle-experiments.json": ["experiments/.mlapp/jobs/attempts/"],
+    }
+    assert prefixes_deleted(name) == removed.get(name, [])
+
+
+def test_the_lifecycle_removes_the_ends_of_jobs_and_keeps_the_notes_of_where_to_look() -> None:
+    """Given the buckets and areas as the script makes them: the notes are all that the reaper knows of old regions."""
+    script = SETUP.read_text()
+    assert 'make_bucket "$experiments" "$HERE/lifecycle-experiments.json"' in script
+    assert 'make_bucket "$models" "$HERE/lifecycle-models.json"' in script
+    assert "MLAPP_STORAGE__EXPERIMENTS=gs://$experiments/experiments" in script
+    area = vertex_records.jobs_area(config.load("smoke", {"storage.experiments": "gs://b/experiments"}, {}))
+    attempt = Attempt("f" * 32, "20261121-100000-000000-abcd", 0, 0, ())
+    deleted = tuple(f"gs://b/{prefix}" for prefix in prefixes_deleted("lifecycle-experiments.json"))
+    assert f"{attempt.folder(area)}/ended.json".startswith(deleted)
+    for note in (vertex_records.SUBMITTED, vertex_records.REGIONS):
+        assert not f"{area}/{note}/".startswith(deleted)
+
+
+def prefixes_deleted(name: str) -> list[str]:
+    """Where the rules of a file delete live objects; everywhere is the empty prefix."""
+    conditions = [
+        rule["condition"]
+        for rule in json.loads((SETUP.parent / name).read_text())["rule"]
+        if rule["action"]["type"] == "Delete" and "daysSinceNoncurrentTime" not in rule["condition"]
+    ]
+    return [prefix for condition in conditions for prefix in condition.get("matchesPrefix", [""])]
 
 
 def test_the_newest_images_are_kept() -> None:

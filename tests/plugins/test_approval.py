@@ -13,7 +13,6 @@ from approval import UNDER_DAGS_TEST, Approval, evidence
 from registry import chain
 from stage_operator import BadInput
 
-from mlapp.errors import UserError
 from mlapp.registry import promoter
 from mlapp.registry.moves import rollback
 from mlapp.result import StageResult
@@ -209,7 +208,7 @@ def test_without_an_answer_nothing_is_promoted_where_one_is_asked_for(
 def test_a_verdict_that_was_altered_is_not_put_to_anybody(vetted: chain.Chain, asked: dict[str, Any]) -> None:
     path = vetted.vetted.local("verdict")
     path.write_text(path.read_text().replace('"value": 0.9', '"value": 0.99'))
-    with pytest.raises(UserError, match="the vet result cannot be trusted, verdict was altered"):
+    with pytest.raises(BadInput, match="the vet result cannot be trusted, verdict was altered"):
         task(vetted).execute(context())
     assert asked == {}
 

@@ -63,7 +63,7 @@ ACCOUNT = "stages@p-one-1.iam.gserviceaccount.com"
             "",
             f"gcloud artifacts docker images describe {case.IMAGE}",
         ),
-        (Code.NOT_FOUND, "The bucket gs://models does not exist.", "", "gcloud storage buckets list"),
+        (Code.NOT_FOUND, "The bucket gs://runs does not exist.", "", "buckets list (correct storage.experiments)"),
         (Code.FAILED_PRECONDITION, "This method requires billing.", "BILLING_DISABLED", "gcloud billing projects link"),
         (Code.UNAUTHENTICATED, "Request had invalid credentials.", "", "gcloud auth application-default login"),
         (Code.INVALID_ARGUMENT, "List of found errors: 1.Field: x", "", "List of found errors: 1.Field: x"),

@@ -186,8 +186,9 @@ def test_a_region_that_takes_no_job_is_left_with_its_reason(vertex, config, refu
     (job,) = vertex.jobs.values()
     assert "europe-west1" in job.name
     assert any(f"europe-west4 n2-standard-8 spot: {reason}" in line for line in lines)
-    noted = storage.at(uri).parent.parent.parent / "models" / "jobs" / "submitted"
-    assert noted.fs.find(noted.path) == [], "all is settled"
+    records = storage.at(uri).parent.parent / ".mlapp" / "jobs"
+    assert records.fs.find((records / "submitted").path) == [], "all is settled"
+    assert len(records.fs.find((records / "regions").path)) == 2, "and where to look is noted in that place"
 
 
 STOPPED = [

@@ -9,6 +9,8 @@ import vertex_case as case
 import vertex_orphans
 from airflow.sdk.exceptions import TaskDeferred
 
+from mlapp import storage
+
 pytest_plugins = "loopback.fixtures"
 
 
@@ -77,6 +79,7 @@ def test_of_mapped_tasks_each_is_asked_for_itself(vertex, cloud, request, reap):
 def test_jobs_of_another_airflow_are_left_alone(vertex, cloud, request, reap, monkeypatch):
     defer(request)
     monkeypatch.setenv("COMPOSER_ENVIRONMENT", "another")
+    monkeypatch.setenv("MLAPP_PINNED", "")  # which Composer would set, and is not what this is about
     assert reap({}) == []
     assert vertex.states() == ["QUEUED"]
 
@@ -89,6 +92,7 @@ def test_without_places_there_is_nothing_to_look_for(vertex):
 def test_two_environments_that_differ_in_anything_leave_each_others_jobs_alone(
     vertex, cloud, request, reap, monkeypatch, variable
 ):
+    monkeypatch.setenv("MLAPP_PINNED", "")  # as above
     told = {"GCP_PROJECT": "a-one", "COMPOSER_LOCATION": "europe-west4", "COMPOSER_ENVIRONMENT": "mlapp"}
     for name, value in {**told, "GCS_BUCKET": "europe-west4-mlapp-1-bucket"}.items():
         monkeypatch.setenv(name, value)
@@ -106,8 +110,23 @@ def test_a_region_that_only_a_run_named_is_looked_in(vertex, cloud, monkeypatch)
     with pytest.raises(TaskDeferred):
         stage.execute(case.context())
     monkeypatch.setattr(vertex_orphans, "get_current_context", lambda: {"ti": Airflow({"train": "failed"})})
-    conf = {"cloud.project": "p-two-2", "storage.models": f"{folder}/models", "placement.places": [case.SECOND]}
-    assert vertex_orphans.reap(json.dumps(conf)) == list(vertex.jobs)
+    conf = {"cloud.project": "p-two-2", "storage.experiments": f"{folder}/experiments"}
+    assert vertex_orphans.reap(json.dumps({**conf, "placement.places": [case.SECOND]})) == list(vertex.jobs)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"project": 1, "region": []}', '{"project": "p-one-1"}', "[" * 100_000, b"\xff"],
+    ids=range(7),
+)
+def test_a_note_that_is_none_keeps_no_orphan(vertex, cloud, request, reap, monkeypatch, text):
+    """Given what a training job could leave among the notes, since it may write there."""
+    defer(request)
+    area = f"gs://models/{request.node.name}/experiments"
+    monkeypatch.setenv("MLAPP_STORAGE__EXPERIMENTS", area)
+    place = storage.at(f"{area}/.mlapp/jobs/regions/a.json")
+    place.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert reap({}) == list(vertex.jobs)
 
 
 def test_a_deployments_regions_are_looked_in(vertex, cloud, monkeypatch):

@@ -20,7 +20,7 @@ from mlapp import cluster
 from mlapp.schema_cloud import Place, Placement
 
 ROOT = Path(__file__).parents[2]
-PREFIX = "gs://models/models/jobs"
+PREFIX = "gs://experiments/experiments/.mlapp/jobs"
 TASK = TaskKey("fashion_mnist_training", "manual__2026-11-21T10:00:00+00:00", "distill", 1)
 GPU = Place(region="europe-west4", machine_type="n1-standard-8", accelerator_type="NVIDIA_TESLA_T4", replicas=3)
 
@@ -36,9 +36,10 @@ def job(place: Place = GPU, task: TaskKey = TASK, **placement) -> CustomJob:
 
 def test_the_container_runs_the_module_and_tells_its_end_to_the_jobs_own_file():
     container = job().job_spec.worker_pool_specs[0].container_spec
-    end = f"{PREFIX}/{'f' * 32}/20261121-100000-000000-abcd/ended.json"
+    end = f"{PREFIX}/attempts/{'f' * 32}/20261121-100000-000000-abcd/ended.json"
     assert list(container.args) == ["mlapp.dl.dnn_trainer", "--data=gs://d/result.json", f"--ended-to={end}"]
     assert (container.image_uri, list(container.command)) == (IMAGE, [])
+    assert end.startswith(f"{job().job_spec.base_output_directory.output_uri_prefix}/"), "deleted by the same rule"
 
 
 def test_it_says_exactly_which_task_instance_it_is_for():

@@ -9,6 +9,7 @@ from typing import Any
 import chain
 import numpy as np
 import pytest
+from shelf import pair
 
 from mlapp import storage
 from mlapp.errors import UserError
@@ -79,7 +80,7 @@ def test_a_champion_that_was_altered_is_told(champion: Path, tmp_path: Path, nam
 
 def test_a_champion_without_the_signature_that_is_asked_for_is_told(champion: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not signed"):
-        check(tmp_path, extracted(tmp_path / "data"), signing=Signing(public_key="/nowhere.pem"))
+        check(tmp_path, extracted(tmp_path / "data"), signing=Signing(public_key=pair(tmp_path, "theirs").public_key))
 
 
 def test_the_champion_that_ships_is_asked_the_same_question() -> None:
