@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import planted
 import pytest
 
 from mlapp import command_line, storage
@@ -30,8 +31,8 @@ def trainer(*arguments: str):
 
 @pytest.fixture
 def data(tmp_path) -> str:
-    """URI of some result."""
-    return tiny_stage.run(tiny_stage.Tiny(), tmp_path / "data").uri
+    """URI of a prepared data set."""
+    return planted.data(tmp_path / "data", n=100).uri
 
 
 def ended(arguments: list[str]) -> int:
