@@ -32,7 +32,7 @@ def trainer(*arguments: str):
 @pytest.fixture
 def data(tmp_path) -> str:
     """URI of a prepared data set."""
-    return planted.data(tmp_path / "data", n=100).uri
+    return planted.data(tmp_path / "data").uri
 
 
 def ended(arguments: list[str]) -> int:
