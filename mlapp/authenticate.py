@@ -1,6 +1,6 @@
 """The one place where credentials and secrets are found: Application Default Credentials and Secret Manager.
 
-A secret is named in the settings and fetched where it is used, with the credentials of whoever runs there. Its value
+A secret is named in the settings and fetched where it is used, with the credentials of anyone who runs there. Its value
 is never logged, written to a file, or handed on in a job's specification.
 """
 
@@ -29,7 +29,7 @@ SECRET = re.compile(r"projects/(?P<project>[a-z0-9.:-]+)/secrets/(?P<secret>[\w-
 
 
 def credentials() -> Credentials:
-    """The credentials of whoever runs this: a key file, ``gcloud``'s login, or the machine's service account."""
+    """The credentials of anyone who runs this: a key file, ``gcloud``'s login, or the machine's service account."""
     return _found()[0]
 
 

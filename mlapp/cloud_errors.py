@@ -1,7 +1,7 @@
 """One answer, for all of Google's services and every registry: what does this error say about what was asked?
 
-A lookup that fails says nothing about what was looked at. Whoever observes asks `could_not_look` and looks again;
-whoever changes something asks `is_passing` (worth another try), `is_unsent` (nothing can have happened) or
+A lookup that fails says nothing about what was looked at. Code that observes asks `could_not_look` and looks again;
+code that changes something asks `is_passing` (worth another try), `is_unsent` (nothing can have happened) or
 `is_rate_limit`. Errors are recognised by their names and codes, so nothing of Google's is imported here.
 """
 

@@ -147,7 +147,7 @@ def explain(error: BaseException) -> UserError | TryAgainError | None:  # noqa: 
 
 
 def has_bucket(path: UPath) -> bool:
-    """Whether the bucket of a path exists; asked by listing it, which whoever may read it may do."""
+    """Whether the bucket of a path exists; asked by listing it, which anyone who may read it may do."""
     try:
         path.fs.call("GET", "b/{}/o", path.path.partition("/")[0], maxResults=1)
     except FileNotFoundError:

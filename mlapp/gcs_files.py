@@ -141,7 +141,7 @@ class Files(GCSFileSystem):  # type: ignore[misc]
     async def _put_in_pieces(
         self, lpath: str, rpath: str, metadata: dict[str, str] | None = None, mode: str = "overwrite", **_: Any
     ) -> None:
-        """A resumable upload, begun anew by `_put_file` where a piece of it is lost."""
+        """A resumable upload, begun again by `_put_file` where a piece of it is lost."""
         bucket, key, _ = self.split_path(rpath)
         kind, size = mimetypes.guess_type(lpath)[0] or ANY_KIND, os.path.getsize(lpath)
         location = await initiate_upload(self, bucket, key, kind, metadata=metadata, mode=mode)

@@ -52,7 +52,7 @@ def pinned(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
 
 
 def handed_on(module: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a stage's process needs to have the same pins: it may not be told whose Airflow started it.
+    """What a stage's process needs to have the same pins: it may not know whose Airflow started it.
 
     A stage that is not given the names of the signing keys cannot compare them; they were compared when the run was
     configured, and the hash of what was written then is handed on with it.

@@ -33,7 +33,7 @@ from mlapp.workspaces import Workspace
 
 C = TypeVar("C", bound=Section)
 log = logging.getLogger("mlapp")
-# Where whoever placed the stage tells it how it came there: a JSON list of hops.
+# Where anyone who placed the stage tells it how it came there: a JSON list of hops.
 HOPS = "MLAPP_HOPS"
 IMAGE = "MLAPP_IMAGE"  # and the image, by its digest
 LOCK = Path(__file__).parents[1] / "requirements-training.txt"

@@ -1,7 +1,7 @@
 """Where a stage works: its work directory itself, or a scratch folder that stands for a remote one.
 
 A machine can be taken away in the middle of a remote work: what a stage's body says to `keep`, its checkpoints, is
-copied beside the future result and brought back by whoever starts the same work again. It goes when the result is
+copied beside the future result and brought back by anyone who starts the same work again. It goes when the result is
 written. Two machines may work for the same remote work directory at once, as nothing locks there: each kept folder is
 one object, whole and of one of them; their results are of the same key, and the last one written stands.
 """

@@ -44,7 +44,7 @@ class Progress:
 class Checkpoints:
     """Two checkpoints in a folder, the latest and the best, and the progress that belongs to them.
 
-    Both are arrays alone (`mlapp.tensors`): whoever can write to this folder can spoil a training, not run code.
+    Both are arrays alone (`mlapp.tensors`): anyone who can write to this folder can spoil a training, not run code.
     The folder is named by ``fingerprint``, the hash of what is being optimised, so that other settings never resume
     from here. The state file is replaced last and atomically, and names the checkpoints it goes with: a kill at any
     moment leaves the former state with its own files.

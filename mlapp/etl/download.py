@@ -1,7 +1,7 @@
 """Download one file over HTTP: a broken transfer is taken up where it ended, by this run or the next.
 
 The transfer grows in ``<target>.part``. Beside it lies the server's validator (a strong ETag or Last-Modified), sent
-back as If-Range, so that a part is only ever continued by the same version of the file and else started anew. Only
+back as If-Range, so that a part is only ever continued by the same version of the file and else started again. Only
 such a part outlasts a failure: whatever is refused leaves nothing.
 """
 

@@ -36,7 +36,7 @@ DOCKER = "gcr.io/cloud-builders/docker"
 ANSWER_WITHIN_S = 30.0
 PATIENCE_S = 60.0  # for a look that is repeated, with all its repetitions
 BACKOFF_S = (1.0, 4.0, 10.0, 20.0, 40.0)  # between attempts at ordering a build
-CANCEL_WITHIN_S = 3.0  # whoever stops a stage waits 4 s
+CANCEL_WITHIN_S = 3.0  # anyone who stops a stage waits 4 s
 
 
 def build(context: Context, repository: Repository, config: ImageConfig) -> str:

@@ -23,7 +23,7 @@ from mlapp.images.registry import Repository
 
 log = logging.getLogger("mlapp")
 LAST_LINES = 3
-KILLED_AFTER_S = 3.0  # whoever stops a stage waits 4 s
+KILLED_AFTER_S = 3.0  # anyone who stops a stage waits 4 s
 
 
 def build(engine: str, context: Context, repository: Repository, timeout_minutes: float) -> None:

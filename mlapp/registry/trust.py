@@ -92,7 +92,7 @@ def command(what: str, folder: UPath) -> str:
 
 
 def lost_anchors(folder: UPath, text: str, moves: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """The hashes of the history that bundles followed and that it lacks now, each with a bundle that names it."""
+    """The hashes of the history that bundles followed and that is missing now, each with a bundle that names it."""
     known = {history.digest(line) for line in history.lines(text)}
     known |= {anchor for move in moves for anchor in _listed(move.get(LOST))}
     found = {}
@@ -114,7 +114,7 @@ def check(folder: UPath, text: str, path: UPath, ring: Keyring) -> Trust:
 
 
 def lost_line(folder: UPath, path: object, bundle: str) -> str:
-    """What to say of a history that was cut off or written anew."""
+    """What to say of a history that was cut off or rewritten."""
     return (
         f"{path} lacks the history that bundle {bundle} followed, so it was cut off or rewritten: restore it from a "
         f"copy, or, if you know that it is right, run `{adopt_command(folder)}`"

@@ -76,7 +76,7 @@ class WandbRun:
 
     def _start(self, run: str, job_type: str, *, name: str, config: Mapping[str, Any]) -> Any:
         for earlier in (self._session.folder / "wandb").glob(f"offline-run-*-{run}"):
-            shutil.rmtree(earlier)  # written anew from the same spool
+            shutil.rmtree(earlier)  # rewritten from the same spool
         started = self._session.start(
             self._settings["project"],
             self._settings["wandb"],

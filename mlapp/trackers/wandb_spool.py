@@ -90,7 +90,7 @@ class WeightsAndBiases(Tracker):
         self._finish(self._patience_s, start=self._worth_waiting)
 
     def failed(self, reason: str) -> None:
-        """Tell why; whoever stopped the stage is not made to wait."""
+        """Tell why; anyone who stopped the stage is not made to wait."""
         self._append("failed", reason=reason)
         self._finish(0.0 if was_stopped(reason) else self._patience_s, start=False)
 

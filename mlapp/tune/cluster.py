@@ -171,7 +171,7 @@ def _init(**settings: Any) -> None:
 
 @contextmanager
 def _signals_heard() -> Iterator[list[int]]:
-    """Yield a list that holds, once the block is over, every signal that arrived in it, whoever handled it."""
+    """Yield a list that holds, once the block is over, every signal that arrived in it, anyone who handled it."""
     heard: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield heard

@@ -51,7 +51,7 @@ def is_private(path: Path) -> bool:
 
 
 def write_token(folder: Path) -> Path:
-    """A file with a new random token, which whoever speaks to this Ray must know."""
+    """A file with a new random token, which anyone who speaks to this Ray must know."""
     path = folder / "token"
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
         file.write(secrets.token_hex(32))
