@@ -91,7 +91,9 @@ def test_a_run_does_not_outlive_the_make_that_started_it(home: Path) -> None:
     wait = "laptop_homes.end_with_make(); print('on', flush=True); time.sleep(60)"
     code = f"import sys, time; sys.path.insert(0, {str(PLUGINS)!r}); import laptop_homes; {wait}"
     (home / "Makefile").write_text(f'run:\n\t@exec {sys.executable} -c "{code}"\n')
-    with subprocess.Popen(["make", "run"], cwd=home, stdout=subprocess.PIPE, text=True) as make:
+    of_its_own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "--no-print-directory", "run"]
+    with subprocess.Popen(command, cwd=home, env=of_its_own, stdout=subprocess.PIPE, text=True) as make:
         assert make.stdout
         assert make.stdout.readline() == "on\n"
         make.kill()

@@ -45,10 +45,13 @@ def seen() -> Iterator[Callable[[], dict[str, dict[str, str]]]]:
     """A function that gives, by command, the environments of all processes that this one has had since."""
     found: dict[str, dict[str, str]] = {}
     over = threading.Event()
+    of_other_tests = {process.pid for process in psutil.Process().children(recursive=True)}
 
     def look() -> None:
         while not over.wait(0.1):
             for process in psutil.Process().children(recursive=True):
+                if process.pid in of_other_tests:
+                    continue
                 try:
                     found[f"{process.pid} {' '.join(process.cmdline())}"] = process.environ()
                 except (psutil.NoSuchProcess, psutil.ZombieProcess):
