@@ -80,7 +80,7 @@ def filled(registry: str, bundles: int) -> None:
             (draft / "model.int8.tflite").write_bytes(f"{number}".encode())
             manifest = describe(draft, **{**given, "predecessor": before, "history": history.head(text)})
             install(draft, manifest, pointer.folder)
-        entry = moves.entry("bench", "promote: to see how it grows", manifest)
+        entry = moves.entry("bench", "promote: to see how it grows", pointer.folder / manifest.id, manifest)
         text = history.appended(text, {"champion": manifest.id, "before": before, **entry})
         before = manifest.id
     storage.write_text(pointer.folder / HISTORY, text)

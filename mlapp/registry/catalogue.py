@@ -27,6 +27,7 @@ from mlapp.schema import NAME, Signing
 from mlapp.text_table import interval, percent, table
 from mlapp.vetting import gates
 
+UNTRUSTED = "signature not trusted"
 FIGURES = {
     "accuracy": "test accuracy",
     "calibration_error": "calibration error",
@@ -77,15 +78,18 @@ def _holds_a_model(folder: UPath) -> bool:
 def rows(registry: str, name: str, keys: Signing = UNSIGNED) -> list[Row | UserError]:
     """The bundles of a model, the last promoted first, those that never were at the end.
 
-    Of each, manifest and verdict are verified; what is wrong with one takes its place.
+    On a disk manifest and verdict of each are verified; what is wrong with one takes its place. Of a bucket only those
+    are read of which no line that counts notes the figures: what each holds today is for `verify` to say.
     """
     pointer = Pointer(registry, name)
     state = pointer.state()
-    signed, own = _signed(pointer.folder, state, keys), _by_bundle(state)
+    lines, own = _signed_lines(pointer.folder, state, keys), _by_bundle(state)
+    signed = {move["champion"]: how for move, how in zip(state.moves, lines, strict=True)}
+    known = {} if storage.is_local(pointer.folder) else _noted(state, lines)
     present = set(_ids(pointer.folder))
     ids = [bundle for bundle in reversed(own) if bundle in present] + sorted(present - set(own))
     found: list[Row | UserError] = []
-    for bundle, figures in zip(ids, verified.figures(pointer.folder, ids), strict=True):
+    for bundle, figures in zip(ids, verified.figures(pointer.folder, ids, known), strict=True):
         if isinstance(figures, UserError):
             found.append(figures)
         elif figures:  # else it is being written, or removed
@@ -169,15 +173,20 @@ def compared(first: Entry, second: Entry) -> str:
     return "\n".join(told)
 
 
-def _signed(folder: UPath, state: State, keys: Signing) -> dict[str, str]:
-    """How the last line that names each bundle is signed."""
+def _signed_lines(folder: UPath, state: State, keys: Signing) -> list[str]:
+    """How each line of the history is signed."""
     if not (ring := keyring(keys)):
-        told = {True: "signature not checked", False: "unsigned"}
-        return {move["champion"]: told[bool(move.get("signature"))] for move in state.moves}
+        return ["signature not checked" if move.get("signature") else "unsigned" for move in state.moves]
     trust = Judge.by(folder, state.text, ring).trust
+    return ["signed" if trust.covers(number) else UNTRUSTED for number in range(1, len(state.moves) + 1)]
+
+
+def _noted(state: State, lines: list[str]) -> dict[str, Scored]:
+    """The figures that the history's lines note of each bundle, except lines that the keys do not cover."""
     return {
-        move["champion"]: "signed" if trust.covers(number) else "signature not trusted"
-        for number, move in enumerate(state.moves, start=1)
+        move["champion"]: figures
+        for move, how in zip(state.moves, lines, strict=True)
+        if how != UNTRUSTED and (figures := verified.read_noted(move))
     }
 
 

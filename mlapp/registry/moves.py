@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from upath import UPath
+
 from mlapp.errors import UserError, printable
-from mlapp.registry import trust
+from mlapp.registry import trust, verified
 from mlapp.registry.bundle import Manifest, verify
 from mlapp.registry.keys import UNSIGNED, keyring
 from mlapp.registry.pointer import BUNDLE_ID, HISTORY, Pointer
@@ -55,7 +57,7 @@ def rollback(
         raise UserError(f"bundle {place} is not the one that was promoted: restore it from a copy")
     if target != present:
         asked = {REQUEST: request} if request else {}
-        pointer.swap(present, target, {**given, **about(manifest), "rollback": True, **asked}, keys)
+        pointer.swap(present, target, {**given, **about(place, manifest), "rollback": True, **asked}, keys)
     return str(present), target
 
 
@@ -88,14 +90,14 @@ def bundle_named(pointer: Pointer, name: str) -> str:
     return name
 
 
-def entry(by: str | None, why: str, manifest: Manifest) -> dict[str, Any]:
-    """What the history tells of a move: when, by whom (by default the user and the machine), why, to which bundle."""
-    return {**reason(by, why), **about(manifest)}
+def entry(by: str | None, why: str, place: UPath, manifest: Manifest) -> dict[str, Any]:
+    """What the history says of a move: when, by whom (by default the user and the machine), why, to which bundle."""
+    return {**reason(by, why), **about(place, manifest)}
 
 
-def about(manifest: Manifest) -> dict[str, Any]:
-    """By which hashes the history knows a bundle."""
-    return {"model": manifest.model_sha256, "manifest": manifest.digest}
+def about(place: UPath, manifest: Manifest) -> dict[str, Any]:
+    """What the history says of a bundle: its hashes, and the figures that a list shows of it."""
+    return {"model": manifest.model_sha256, "manifest": manifest.digest, **verified.noted(place, manifest)}
 
 
 def reason(by: str | None, why: str) -> dict[str, Any]:

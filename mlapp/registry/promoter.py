@@ -69,7 +69,7 @@ def run(config: PromoterConfig, workdir: Path) -> Outcome:
     place = pointer.folder / earlier[-1] if earlier else _filed(config, pointer, verdict, vetted, challenger)
     why = "; ".join(filter(None, (vetted.headline, config.answer)))
     manifest = verify(place, config.signing)
-    entry = moves.entry(config.by, why, manifest) | {"verdict": vetted.key}
+    entry = moves.entry(config.by, why, place, manifest) | {"verdict": vetted.key}
     pointer.swap(present, manifest.id, entry, config.signing)
     return _outcome(place, f"promoted {config.name}/{place.name}")
 

@@ -32,7 +32,7 @@ def adopt(registry: str, name: str, keys: Signing, *, by: str | None, why: str) 
     if manifest.name != name:
         raise UserError(f"bundle {place} is one of {manifest.name}, so it cannot be champion of {name}")
     signer.check(trust.read(state.text, pointer.folder / HISTORY, signer.ring))
-    line = {**given, **about(manifest), trust.EVENT: trust.ADOPT, "history": history.head(state.text)}
+    line = {**given, **about(place, manifest), trust.EVENT: trust.ADOPT, "history": history.head(state.text)}
     pointer.record(line, keys, adopt=manifest.id)
     if signer.fingerprint:
         sign_bundles(pointer, keys, manifest.id)

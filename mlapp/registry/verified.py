@@ -1,17 +1,15 @@
 """The figures of bundles, read from verdicts that are what the bundles' names say.
 
-A bundle's content never changes, so what was verified of a remote one is kept on this machine, in the project's
-``.cache``, and read from there the next time. That is made again where it is missing, and nothing but `list` uses it.
+The history's line about a promotion holds them too, so a list of a bucket reads no bundle that such a line is about.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from pydantic import BaseModel, RootModel, ValidationError
+from pydantic import BaseModel, ValidationError
 from upath import UPath
 
 from mlapp import storage
@@ -20,8 +18,7 @@ from mlapp.registry import files
 from mlapp.registry.bundle import MANIFEST, Manifest
 from mlapp.result import Metric
 
-VERDICT = "verdict.json"
-CACHE = Path(__file__).parents[2] / ".cache" / "registry"
+VERDICT, FIGURES = "verdict.json", "figures"
 
 
 class Scored(BaseModel):
@@ -38,13 +35,31 @@ class Figures(BaseModel):
     challenger: Scored
 
 
-class Known(RootModel[dict[str, Scored]]):
-    """What was verified before, by the bundle's id."""
+def noted(place: UPath, manifest: Manifest) -> dict[str, Any]:
+    """The figures of a bundle as the history notes them; nothing where its verdict is of another version's form."""
+    try:
+        found = Figures.model_validate_json(content(place, manifest))
+    except (UserError, ValidationError):
+        return {}
+    return {FIGURES: found.challenger.model_dump(mode="json", exclude_defaults=True)}
 
 
-def figures(folder: UPath, bundles: Sequence[str]) -> list[Scored | UserError | None]:
-    """The figures of each bundle, or what is wrong with it; None for one that is being written, or removed."""
-    known = {} if storage.is_local(folder) else _load(folder)
+def read_noted(move: Mapping[str, Any]) -> Scored | None:
+    """The figures that a line of the history notes; None where it has none that can be read."""
+    try:
+        return Scored.model_validate(move.get(FIGURES))
+    except ValidationError:
+        return None
+
+
+def figures(
+    folder: UPath, bundles: Sequence[str], known: Mapping[str, Scored] | None = None
+) -> list[Scored | UserError | None]:
+    """The figures of each bundle, or what is wrong with it; None for one that is being written, or removed.
+
+    What is ``known`` is not read.
+    """
+    known = known or {}
     wanted = [bundle for bundle in bundles if bundle not in known]
     read = files.read_all([folder / bundle / name for bundle in wanted for name in (MANIFEST, VERDICT)])
     found: dict[str, Scored | UserError | None] = dict(known)
@@ -53,8 +68,6 @@ def figures(folder: UPath, bundles: Sequence[str]) -> list[Scored | UserError | 
             found[bundle] = _checked(folder / bundle, manifest, verdict)
         except UserError as error:
             found[bundle] = error
-    if wanted and not storage.is_local(folder):
-        _save(folder, {bundle: each for bundle, each in found.items() if isinstance(each, Scored)})
     return [found[bundle] for bundle in bundles]
 
 
@@ -94,19 +107,3 @@ def _checked(place: UPath, manifest: bytes | Exception, verdict: bytes | Excepti
         return Figures.model_validate_json(verdict).challenger
     except ValidationError as error:
         raise UserError(unreadable(place)) from error
-
-
-def _place(folder: UPath) -> Path:
-    return CACHE / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.json"
-
-
-def _load(folder: UPath) -> dict[str, Scored]:
-    try:
-        return Known.model_validate_json(_place(folder).read_bytes()).root
-    except (OSError, ValidationError):
-        return {}
-
-
-def _save(folder: UPath, known: dict[str, Scored]) -> None:
-    with suppress(OSError):  # where the project's folder cannot be written, each list reads all of them
-        storage.write_text(_place(folder), Known(known).model_dump_json())

@@ -107,7 +107,7 @@ try:
             present, told = pointer.settle(keys), pointer.history()
             if not told or told[-1].get("request") != number:
                 place = shelf.file_bundle(registry, number, keys)
-                entry = moves.entry("Ada", f"move {number}", verify(place, keys)) | {"request": number}
+                entry = moves.entry("Ada", f"move {number}", place, verify(place, keys)) | {"request": number}
                 pointer.swap(present, place.name, entry, keys)
     print("done")
 except OneLineError as error:

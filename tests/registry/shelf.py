@@ -49,6 +49,6 @@ def promote(registry: str, content: str, keys: Signing | None = None, name: str 
 
     place = file_bundle(registry, content, keys, name)
     pointer = Pointer(registry, name)
-    entry = moves.entry("Ada", f"promote: {content}", verify(place))
+    entry = moves.entry("Ada", f"promote: {content}", place, verify(place))
     pointer.swap(pointer.read(), place.name, entry, keys)
     return place.name
