@@ -24,7 +24,7 @@ from mlapp.registry.pointer import BUNDLE_ID, HISTORY, POINTER, Pointer
 from mlapp.registry.state import State, read_version
 from mlapp.schema import Signing
 
-WORKERS = min(32, 4 * (os.cpu_count() or 1))
+LOCAL_WORKERS, REMOTE_WORKERS = min(32, 4 * (os.cpu_count() or 1)), 32  # a remote store is mostly waited for
 PATIENCE_S = 60.0  # with a registry that changes all the time
 Progress = Callable[[int, int], None]
 
@@ -111,6 +111,10 @@ def _report(
     return report
 
 
+def _pool(folder: UPath) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(LOCAL_WORKERS if storage.is_local(folder) else REMOTE_WORKERS)
+
+
 def _odd(folder: UPath) -> list[str]:
     """What stands where a bundle, a draft or the lock belongs, and is something else."""
     found = []
@@ -127,7 +131,7 @@ def _bundles(folder: UPath) -> list[str]:
     ids = [name for name in files.names(folder) if BUNDLE_ID.fullmatch(name)]
     if storage.is_local(folder):
         ids = [each for each in ids if files.kind(folder / each) == files.FOLDER]
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with _pool(folder) as pool:
         there = list(pool.map(lambda each: _is_there(folder / each / MANIFEST), ids))
     return [each for each, is_there in zip(ids, there, strict=True) if is_there]
 
@@ -150,7 +154,7 @@ def _read(folder: UPath, bundles: list[str], known: dict[str, Manifest | UserErr
                 raise  # a store that does not answer is no damage
             return UserError(f"bundle {folder / bundle} cannot be read ({error}): restore it, or its permissions")
 
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with _pool(folder) as pool:
         for done, (bundle, found) in enumerate(zip(bundles, pool.map(read, bundles), strict=True), start=1):
             known[bundle] = found
             progress(done, len(bundles))
@@ -183,7 +187,7 @@ def _judge(report: Report, folder: UPath, judge: Judge, manifests: dict[str, Man
     """What the keys say of the history and of every bundle."""
     if judge.trust.problem:
         report.damage.append(judge.trust.problem)
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with _pool(folder) as pool:
         looked = pool.map(lambda bundle: judge.look(folder / bundle, manifests[bundle].digest), manifests)
         for bundle, (signed, why) in zip(manifests, looked, strict=True):
             report.signed[bundle] = signed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -14,7 +15,7 @@ from loopback import gcs
 from shelf import NAME
 
 from mlapp import storage
-from mlapp.registry import catalogue, history, integrity, moves
+from mlapp.registry import catalogue, files, history, integrity, moves
 from mlapp.registry.__main__ import main
 from mlapp.registry.bundle import MANIFEST, describe
 from mlapp.registry.pointer import HISTORY, POINTER, Pointer
@@ -60,8 +61,9 @@ def test_list_of_bucket(tmp_path: Path, cloud: dict[str, str], gcs_folder: Path)
     local = grown(tmp_path, 30)
     registry = f"gs://models/{uuid.uuid4().hex}"
     target = storage.at(registry)
-    files = [path for path in Path(local).rglob("*") if path.is_file()]
-    target.fs.put([str(each) for each in files], [f"{target.path}/{each.relative_to(local)}" for each in files])
+    local_files = [path for path in Path(local).rglob("*") if path.is_file()]
+    remote = [f"{target.path}/{each.relative_to(local)}" for each in local_files]
+    target.fs.put([str(each) for each in local_files], remote)
 
     def requests() -> tuple[str, int]:
         before = len(gcs.requests(gcs_folder))
@@ -107,6 +109,16 @@ def test_forged_figures(tmp_path: Path, cloud: dict[str, str]) -> None:
     assert isinstance(row, catalogue.Row)
     assert isinstance(found, catalogue.Row)
     assert (found.figures, found.signed, row.signed) == (row.figures, catalogue.UNTRUSTED, "signed")
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 200, 1234])
+def test_remote_hash(size: int, cloud: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A remote file is hashed whole whatever its size is next to that of a piece."""
+    monkeypatch.setattr(files, "PIECE", 100)
+    content = bytes(number % 251 for number in range(size))
+    path = storage.at(f"gs://models/{uuid.uuid4().hex}")
+    path.fs.pipe_file(path.path, content)
+    assert files.sha256(path) == hashlib.sha256(content).hexdigest()
 
 
 def test_verify_looks_at_many_at_once_and_tells_a_person_how_far_it_is(
