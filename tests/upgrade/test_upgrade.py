@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from upgrade.project import RELEASES, Project
 
+pytestmark = pytest.mark.timeout(900)
 NEW = Path(__file__).parents[2]
 NAME = "bars"
 
