@@ -49,7 +49,7 @@ def search(what: Search, trials: Trials) -> None:
     Trials that are over are told to the sampler, not made again; interrupted ones go first. If all failed, the first
     one's reason is raised as a `UserError`.
     """
-    if left := what.total - len(trials.over):
+    if (left := what.total - len(trials.over)) > 0:
         _make(what, trials, left)
         for trial in trials.interrupted:  # the search is over: what it never heard of again is lost
             lost = {"state": "failed", "reason": "Ray lost it: it never ended", "blame": "code"}
