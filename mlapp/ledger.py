@@ -56,6 +56,13 @@ def knows_kept(key: str, sha256: str) -> bool:
     return entry is not None and entry.exists()
 
 
+def forget_kept(key: str) -> None:
+    """Remove the entries of what a work of this key has kept: it is done."""
+    folder = _kept(key)
+    if folder and folder.exists():
+        folder.fs.rm(folder.path, recursive=True)
+
+
 def _entry(result: StageResult) -> UPath | None:
     area = _area.get()
     if area is None or result.sha256 is None:
@@ -63,6 +70,6 @@ def _entry(result: StageResult) -> UPath | None:
     return storage.at(area) / FOLDER / "results" / result.stage / result.key[:16] / result.sha256
 
 
-def _kept(key: str, sha256: str) -> UPath | None:
+def _kept(key: str, *sha256: str) -> UPath | None:
     area = _area.get()
-    return storage.at(area) / FOLDER / KEPT / key[:16] / sha256 if area else None
+    return storage.at(area).joinpath(FOLDER, KEPT, key[:16], *sha256) if area else None

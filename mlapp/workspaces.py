@@ -83,6 +83,8 @@ class Workspace:
         """Remove what was kept: the result stands."""
         for kept in self._kept:
             storage.remove(kept)
+        if any(kept.suffix == ARCHIVE for kept in self._kept):
+            ledger.forget_kept(self._key)
         self._kept.clear()
         self._waiting.clear()
 

@@ -24,10 +24,11 @@ pytest_plugins = "loopback.fixtures"
 
 
 @pytest.fixture(autouse=True)
-def entries() -> Iterator[None]:
+def entries() -> Iterator[UPath]:
     """An experiments area, as every command has one."""
-    with ledger.kept_in(f"memory://{uuid.uuid4().hex}"):
-        yield
+    area = storage.at(f"memory://{uuid.uuid4().hex}")
+    with ledger.kept_in(str(area)):
+        yield area
 
 
 @pytest.fixture(params=["disk", "memory", "gcs"])
@@ -66,14 +67,18 @@ def test_an_interrupted_work_goes_on_where_it_stood(folder: UPath) -> None:
     assert result.local("counted").read_text() == "2 to 3"
 
 
-def test_what_was_kept_goes_when_the_result_stands(remote: UPath, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_kept_goes_when_the_result_stands(
+    remote: UPath, entries: UPath, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     with pytest.raises(Terminated):
         run(Counting(stop=Stop(at=1)), str(remote))
+    assert len(entries.fs.find((entries / ledger.FOLDER / ledger.KEPT).path)) == 1
     assert kept(remote) == ["numbers.tar", "spent.json", "worker.json"]
     assert json.loads((remote / KEPT / "worker.json").read_text()).keys() == {"host", "at"}
     run(Counting(), str(remote))
     assert kept(remote) == []
+    assert not (entries / ledger.FOLDER / ledger.KEPT / run.key(Counting())[:16]).exists()
     assert "another process began this: " in caplog.text
 
 
