@@ -108,7 +108,7 @@ class Data(Section):
     sha256: dict[IdxName, Sha256] = Field(
         default_factory=dict,
         description="SHA-256 of decompressed IDX files by name (train-images, train-labels, t10k-images, t10k-labels); "
-        "Fashion-MNIST's own are known",
+        "Fashion-MNIST's own are known and cannot be changed",
     )
     classes: tuple[Label, ...] | None = Field(
         None,

@@ -104,7 +104,7 @@ class Stage(Generic[C]):
         except UserError as error:
             log.warning("%s: computing again, %s", self.name, error)
             return None
-        if result is None or result.key != (key or self.key(config)):
+        if result is None or (result.stage, result.key) != (self.name, key or self.key(config)):
             return None
         if not storage.is_local(storage.at(workdir)) and not ledger.knows(result):
             log.warning("%s: computing again, %s is not known to be the project's own", self.name, result.uri)

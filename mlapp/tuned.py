@@ -7,8 +7,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from mlapp import config as configuration
+from mlapp.errors import UserError
 from mlapp.result import StageResult
+from mlapp.schema import Config
 from mlapp.section import Section
+from mlapp.tune.space import searchable
 
 C = TypeVar("C", bound=Section)
 
@@ -23,7 +26,8 @@ def with_tuned(config: C) -> C:
     """The config with what the search behind its ``tuned`` found; as it is where nothing was searched.
 
     The artifact ``best`` of a tune stage is JSON with ``parameters``: value by name of a field of the config. They
-    stand for the search from then on, so that another search with the same outcome trains nothing anew.
+    stand for the search from then on, so that another search with the same outcome trains nothing anew. A `UserError`
+    names one that no search sets: neither the data nor the teacher of a training is for a search to say.
     """
     uri = getattr(config, "tuned", None)
     if uri is None:
@@ -31,4 +35,11 @@ def with_tuned(config: C) -> C:
     result = StageResult.load(uri)
     found = result.content("best", Best).parameters
     where = str(result.artifact("best"))
+    section = next(kind for kind in _sections() if isinstance(config, kind))
+    if odd := sorted(found.keys() - searchable(section)):
+        raise UserError(f"{where} names {', '.join(odd)[:200]}, which no search sets: run the tune stage again")
     return configuration.validate(type(config), {**config.model_dump(), **found, "tuned": None}, {where: found})
+
+
+def _sections() -> list[type[Section]]:
+    return [field.annotation for field in Config.model_fields.values() if field.annotation]

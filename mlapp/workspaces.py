@@ -3,7 +3,8 @@
 A machine can be taken away in the middle of a remote work: what a stage's body says to `keep`, its checkpoints, is
 copied beside the future result and brought back by anyone who starts the same work again. It goes when the result is
 written. Two machines may work for the same remote work directory at once, as nothing locks there: each kept folder is
-one object, whole and of one of them; their results are of the same key, and the last one written stands.
+one object, whole and of one of them; their results are of the same key, and the last one written stands. Only what
+such a work has kept itself is brought back (`mlapp.ledger`): nobody else's weights are trained on.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path, PurePosixPath
 
 from upath import UPath
 
-from mlapp import storage
+from mlapp import ledger, storage
 from mlapp.errors import UserError
 from mlapp.spending import SPENT, Spending
 
@@ -48,6 +49,7 @@ class Workspace:
 
         Returns what the work of this ``key`` has cost so far.
         """
+        self._key = key
         self._spending = Spending((self.workdir / KEPT if self.remote else self.workdir) / SPENT, key)
         if self.remote:
             self._take_over()
@@ -81,6 +83,8 @@ class Workspace:
         """Remove what was kept: the result stands."""
         for kept in self._kept:
             storage.remove(kept)
+        if any(kept.suffix == ARCHIVE for kept in self._kept):
+            ledger.forget_kept(self._key)
         self._kept.clear()
         self._waiting.clear()
 
@@ -91,9 +95,11 @@ class Workspace:
         try:
             self._spending.write()
             self._kept.add(self._spending.note)
-            with storage.atomic_file(target) as draft, tarfile.open(draft, "w") as archive:
-                for path in files:
-                    archive.add(path, path.name)
+            with storage.atomic_file(target) as draft:
+                with tarfile.open(draft, "w") as archive:
+                    for path in files:
+                        archive.add(path, path.name)
+                ledger.enter_kept(self._key, storage.sha256(draft))  # first: a kill in between leaves a known one there
         except Exception as error:  # a store that does not answer for a while ends no training
             log.warning("not kept for another start, %s: %s", target, storage.explain(error) or repr(error))
         else:
@@ -120,10 +126,13 @@ class Workspace:
             content = kept.fs.cat_file(kept.path)[:200].decode(errors="replace")
             log.info("another process began this: %s", ascii(content))
             return
+        fetched = storage.fetch(kept)
+        if not ledger.knows_kept(self._key, storage.sha256(fetched)):
+            log.warning("%s is not known to be the project's own: it is not used", kept)
+            return
         folder = str(kept.path).removeprefix(f"{(self.workdir / KEPT).path}/").removesuffix(ARCHIVE)
         if not _is_inside(folder):
             raise UserError(f"{kept} leads out of the work directory, as nothing that a stage keeps: remove it")
-        fetched = storage.fetch(kept)
         try:
             with tarfile.open(fetched, "r:") as archive:  # never a compressed one, which could hold any amount
                 # Filters do this better, but Python 3.11.2, which is Debian's, knows none.

@@ -40,7 +40,16 @@ def test_nothing_searched_changes_nothing(settings: dict[str, Any]) -> None:
     assert with_tuned(config) is config
 
 
-@pytest.mark.parametrize("parameters", [{"learning_rate": 7.0}, {"no_such_field": 1}])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"learning_rate": 7.0},
+        {"no_such_field": 1},
+        {"data": "gs://theirs/result.json", "learning_rate": 0.1},  # not the data that were approved
+        {"devices": {"gpus": 1}},
+        {"epochs": 2},
+    ],
+)
 def test_parameters_that_the_trainer_does_not_take_are_told(
     tmp_path: Path, settings: dict[str, Any], parameters: dict[str, Any]
 ) -> None:
