@@ -328,6 +328,53 @@ def test_the_first_of_several_frames_is_taken_and_reported(kind: str) -> None:
     assert "first of several frames" in found.converted
 
 
+def test_more_alphas_than_a_palette_can_have_are_ignored() -> None:
+    palette = chunk(b"PLTE", bytes([0, 0, 0, 255, 0, 0, 0, 0, 100] + [9] * 759))
+    content = png(8, 3, [bytes([0, 1, 2, 0])] * SIDE, palette, chunk(b"tRNS", b"\xff\0" + b"\xff" * 300))
+    assert made(content, 3).values[0].tolist() == [[0, 0, 0], [255, 255, 255], [0, 0, 100], [0, 0, 0]]
+
+
+def test_a_palette_picture_without_its_palette_is_refused() -> None:
+    with pytest.raises(PictureError, match="its palette is missing"):
+        made(png(8, 3, GREY), 3)
+
+
+@pytest.mark.parametrize("how", [{}, {"subsampling": 0}, {"optimize": True}, {"restart_marker_blocks": 3}])
+def test_a_jpeg_cut_short_is_refused_although_its_end_marker_was_written_again(how: dict[str, object]) -> None:
+    """The decoder alone fills the missing part with grey and says nothing."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    whole = saved(Image.fromarray(noise), "JPEG", **how)
+    expected = np.asarray(Image.open(io.BytesIO(whole)))
+    for content in (whole, whole + b"after the end", whole[:-2] + bytes(228) + whole[-2:]):
+        assert np.array_equal(made(content, 3, side=64).values, expected)
+    for share in (0.3, 0.6, 0.95):
+        with pytest.raises(PictureError, match="truncated"):
+            made(whole[: int(share * len(whole))].rstrip(b"\xff") + b"\xff\xd9", 3, side=64)
+
+
+def test_a_cmyk_jpeg_that_does_not_say_whether_it_is_inverted_is_refused() -> None:
+    content = saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG")
+    place = content.index(b"\xff\xee")
+    bare = content[:place] + content[place + 16 :]
+    with pytest.raises(PictureError, match="CMYK values without Adobe's marker"):
+        made(bare, 3)
+
+
+def test_a_gif_whose_first_frame_leaves_a_border_is_refused_unless_it_is_transparent() -> None:
+    image = Image.new("P", (SIDE, SIDE), 1)
+    image.putpalette([0, 0, 0, 255, 0, 0, 10, 20, 30])
+    for transparent in (False, True):
+        how = {"transparency": 0} if transparent else {}
+        content = bytearray(saved(image, "GIF", optimize=False, **how))
+        content[6:10] = struct.pack("<HH", SIDE + 1, SIDE)
+        if transparent:
+            values = picture.pixels(bytes(content), Recipe(SIDE, SIDE + 1, 3)).values
+            assert values[0].tolist() == [[255, 0, 0]] * SIDE + [[255, 255, 255]]
+        else:
+            with pytest.raises(PictureError, match="first frame that does not cover it"):
+                made(bytes(content), 3)
+
+
 @pytest.mark.parametrize("kind", picture.FORMATS)
 def test_what_ends_too_early_is_refused(kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
