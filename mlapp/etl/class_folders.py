@@ -6,12 +6,14 @@ Whatever else cannot be a picture of a class is named.
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from mlapp import schema
-from mlapp.errors import UserError
+from mlapp.errors import UserError, first_few
 from mlapp.etl.raw_data import Part
 
 EXPECTED = "expected <class>/<picture>, or train/<class>/<picture> with test/<class>/<picture>"
@@ -25,6 +27,8 @@ SYSTEM = {
     "$recycle.bin",
     "lost+found",
     "icon\r",
+    "readme",
+    "license",
 }
 PICTURES = {
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
@@ -70,12 +74,20 @@ class _Walk:
 
     def listing(self, place: Path) -> _Listing:
         found = _Listing({}, [])
-        for path in sorted(place.iterdir()):
+        try:
+            paths = sorted(place.iterdir())
+        except OSError as error:
+            self.bad[place] = f"cannot be listed ({error.strerror}): make it readable or remove it"
+            return found
+        for path in paths:
             if path.name.startswith(".") or path.name.lower() in SYSTEM:
                 self.skipped[path.name if path.name.lower() in SYSTEM else "hidden files"] += 1
-            elif path.is_dir():
-                found.folders[path.name] = path
-            elif path.is_file() and path.suffix.lower() in NO_PICTURES:
+            elif os.path.isdir(path):  # unlike pathlib's, it answers of what cannot be looked at too
+                name = unicodedata.normalize("NFC", path.name)  # macOS writes é as two characters, others as one
+                if name in found.folders:
+                    self.bad[path] = "has the name of the folder beside it in other Unicode characters: merge them"
+                found.folders[name] = path
+            elif os.path.isfile(path) and path.suffix.lower() in NO_PICTURES:
                 self.skipped[path.suffix.lower()] += 1
             else:
                 found.files.append(path)
@@ -84,7 +96,7 @@ class _Walk:
     def beside_folders(self, files: list[Path]) -> None:
         """Files where class folders are: a README is skipped; a picture, or what is not a file, is misplaced."""
         for path in files:
-            if not path.is_file():
+            if not os.path.isfile(path):
                 self.bad[path] = "leads nowhere or is not a file: correct or remove it"
             elif path.suffix.lower() in PICTURES:
                 self.bad[path] = "is a picture outside the class folders: move it into one"
@@ -120,7 +132,7 @@ def find(root: Path, wanted: tuple[str, ...] | None) -> Folders:
 
 def seen(place: Path) -> str:
     """What a folder holds, in a few words."""
-    names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in place.iterdir())
+    names = sorted(f"{path.name}/" if os.path.isdir(path) else path.name for path in place.iterdir())
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{place} holds {', '.join(names[:SHOWN]) or 'nothing'}{more}"
 
@@ -134,6 +146,8 @@ def _parts(root: Path, walk: _Walk) -> dict[Part, Path]:
         holds_idx = len(inner) == 1 and any("ubyte" in path.name for path in top.folders[name].iterdir())
         if len(inner) == 1 and (holds_idx or (inside.folders and not inside.files)):
             raise UserError(f"{seen(root)}, one folder around all: give {root / name} as data.source")
+        if inner and all(inside.folders and not inside.files for inside in inner.values()):
+            raise UserError(f"{seen(root)}, which hold folders and no pictures; {EXPECTED}: rename or move the folders")
         walk.skipped.clear()  # `find` lists the same place again
         return {"train": root}
     if "train" in splits and not (strays := sorted(set(inner) - {"train", "test"})):
@@ -149,10 +163,8 @@ def _parts(root: Path, walk: _Walk) -> dict[Part, Path]:
 def _class_names(
     root: Path, places: dict[Part, Path], listings: dict[Part, _Listing], wanted: tuple[str, ...] | None
 ) -> tuple[str, ...]:
-    try:
-        names = tuple(map(schema.label, sorted(listings["train"].folders)))
-    except ValueError as error:
-        raise UserError(f"{error}; rename the class's folder") from error
+    names = tuple(sorted(listings["train"].folders))
+    _require_labels(names, places["train"])
     if not 2 <= len(names) <= 256:
         raise UserError(
             f"{places['train']} holds {len(names)} class folders, there must be 2 to 256: "
@@ -166,16 +178,25 @@ def _class_names(
     for part, listing in listings.items():
         if strays := sorted(set(listing.folders) - set(names)):
             raise UserError(
-                f"{places[part]} holds a class {strays[0]!r} without training images: add some, or remove it"
+                f"{places[part]} holds classes without training images ({first_few(map(repr, strays))}), whose classes "
+                f"are {first_few(names)}: add training images, or rename or remove the folders"
             )
     return wanted or names
+
+
+def _require_labels(names: tuple[str, ...], place: Path) -> None:
+    wrong = []
+    for name in names:
+        try:
+            schema.label(name)
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError(f"{place}: {first_few(wrong, '; ')}; rename the class folders")
 
 
 def _require_pictures(pictures: list[Picture], place: Path, classes: tuple[str, ...], walk: _Walk) -> None:
     """Every class has pictures to train on, unless what lies there is named as bad anyway."""
     present = {picture.label for picture in pictures}
     if not walk.bad and (empty := [name for label, name in enumerate(classes) if label not in present]):
-        raise UserError(
-            f"{place} has no picture of {', '.join(empty[:10])}{f' and {len(empty) - 10} more' * (len(empty) > 10)}: "
-            f"add some, or remove the folder"
-        )
+        raise UserError(f"{place} has no picture of {first_few(empty)}: add some, or remove the folder")

@@ -86,10 +86,13 @@ def to_idx(
         "converted": dict(sorted(converted.items())),
         "skipped": found.skipped,
     }
-    names = {
-        part: [each.path.relative_to(root).as_posix() for each in pictures] for part, pictures in found.parts.items()
-    }
+    names = {part: [_name(each.path, root) for each in pictures] for part, pictures in found.parts.items()}
     return Made(files, found.classes, pictures_report, names)
+
+
+def _name(path: Path, root: Path) -> str:
+    """A picture's name as text, which JSON can hold; bytes that are not UTF-8 are escaped."""
+    return path.relative_to(root).as_posix().encode("utf-8", "backslashreplace").decode()
 
 
 def _looked_at(path: Path) -> bool | PictureError:
