@@ -330,8 +330,8 @@ def test_the_first_of_several_frames_is_taken_and_reported(kind: str) -> None:
 
 def test_more_alphas_than_a_palette_can_have_are_ignored() -> None:
     palette = chunk(b"PLTE", bytes([0, 0, 0, 255, 0, 0, 0, 0, 100] + [9] * 759))
-    content = png(8, 3, [bytes([0, 1, 2, 0])] * SIDE, palette, chunk(b"tRNS", b"\xff\0" + b"\xff" * 300))
-    assert made(content, 3).values[0].tolist() == [[0, 0, 0], [255, 255, 255], [0, 0, 100], [0, 0, 0]]
+    content = png(8, 3, [bytes([0, 1, 2, 0])] * SIDE, palette, chunk(b"tRNS", b"\xff\0" + b"\xfe" * 300))
+    assert made(content, 3).values[0].tolist() == [[0, 0, 0], [255, 255, 255], [1, 1, 101], [0, 0, 0]]
 
 
 def test_a_palette_picture_without_its_palette_is_refused() -> None:
