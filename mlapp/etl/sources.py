@@ -115,17 +115,21 @@ def _copied(folder: UPath, local: Path) -> Path:
     """Class folders of a store, fetched; refused before that where a name leads out or the disk would not hold them."""
     sizes = {str(name): int(info["size"]) for name, info in folder.fs.find(folder.path, detail=True).items()}
     root = str(folder.path).rstrip("/") + "/"
-    targets = {name: name.removeprefix(root) for name in sizes if not name.endswith("/")}
-    if odd := [name for name, inside in targets.items() if {"", ".", "..", "/"} & {*PurePosixPath(inside).parts}]:
+    names = {name: name.removeprefix(root) for name in sizes}
+    targets = {name: inside for name, inside in names.items() if not name.endswith("/")}
+    if odd := [name for name, inside in names.items() if {"", ".", "..", "/"} & {*PurePosixPath(inside).parts}]:
         raise UserError(f"{folder} holds an object named {odd[0]!r}, which would lead out of the folder: rename it")
     if large := [name for name in targets if sizes[name] > picture.MOST_BYTES]:
-        raise UserError(f"{len(large):,} objects are over {picture.MOST_BYTES:,} bytes ({large[0]}): make them smaller")
+        raise UserError(
+            f"{len(large):,} objects are over {picture.MOST_BYTES:,} bytes ({first_few(large)}): make them smaller"
+        )
     needed, free = sum(sizes.values()), shutil.disk_usage(local.parent).free
     if needed > free:
         raise UserError(
             f"{folder} holds {needed:,} bytes, but {local.parent} has room for {free:,}: free some disk space"
         )
-    local.mkdir(parents=True, exist_ok=True)
+    for name in ("", *sizes.keys() - targets.keys()):  # an object "bird/" stands for a folder, which may be empty
+        (local / names.get(name, "")).mkdir(parents=True, exist_ok=True)
     folder.fs.get([*targets], [f"{local}/{inside}" for inside in targets.values()])
     return local
 

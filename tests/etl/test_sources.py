@@ -147,6 +147,17 @@ def test_class_folders_of_a_store_are_read(store: str, tmp_path: Path) -> None:
     }
 
 
+def test_a_store_is_refused_like_a_folder_by_its_own_name(store: str, tmp_path: Path) -> None:
+    """An empty class is seen, and what to give as data.source is never the temporary copy."""
+    place = storage.at(store)
+    place.fs.pipe_file(f"{place.path}/bird/", b"")
+    with pytest.raises(UserError, match=f"^{store} has no picture of bird: add some, or remove the folder$"):
+        gcp_dataloader.run(Extract(name="pets", source=store), tmp_path / "raw")
+    above, name = store.rsplit("/", 1)
+    with pytest.raises(UserError, match=f"^{above} holds {name}/, one folder around all: give {store} as data.source$"):
+        gcp_dataloader.run(Extract(name="pets", source=above), tmp_path / "raw")
+
+
 def test_a_list_of_bad_files_outlasts_a_refused_remote_work(store: str) -> None:
     (storage.at(store) / "dog" / "2.png").write_bytes(b"x")
     with pytest.raises(UserError, match=rf"{store}/dog/2.png is not a readable picture .* {store}-work/bad_files\.csv"):
