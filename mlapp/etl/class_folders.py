@@ -42,6 +42,7 @@ NO_PICTURES = {
 }
 SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "holdout"}
 SHOWN = 6
+NO_FILE = "leads nowhere or is not a file: correct or remove it"
 
 
 class Picture(NamedTuple):
@@ -97,7 +98,7 @@ class _Walk:
         """Files where class folders are: a README is skipped; a picture, or what is not a file, is misplaced."""
         for path in files:
             if not os.path.isfile(path):
-                self.bad[path] = "leads nowhere or is not a file: correct or remove it"
+                self.bad[path] = NO_FILE
             elif path.suffix.lower() in PICTURES:
                 self.bad[path] = "is a picture outside the class folders: move it into one"
             else:
@@ -107,11 +108,11 @@ class _Walk:
 def find(root: Path, wanted: tuple[str, ...] | None) -> Folders:
     """The pictures under ``root``; a `UserError` says what was found where no class folders were."""
     walk = _Walk()
-    places = _parts(root, walk)
-    listings = {part: walk.listing(place) for part, place in places.items()}
-    for listing in listings.values():
-        walk.beside_folders(listing.files)
     try:
+        places = _parts(root, walk)
+        listings = {part: walk.listing(place) for part, place in places.items()}
+        for listing in listings.values():
+            walk.beside_folders(listing.files)
         classes = _class_names(root, places, listings, wanted)
     except UserError:
         if not walk.bad:
@@ -126,7 +127,7 @@ def find(root: Path, wanted: tuple[str, ...] | None) -> Folders:
                 walk.bad |= dict.fromkeys(inside.folders.values(), "is a folder inside a class: move its pictures up")
                 pictures += [Picture(path, label) for path in inside.files]
         parts[part] = pictures
-    _require_pictures(parts["train"], places["train"], classes, walk)
+    _require_pictures(parts, places, classes, walk)
     return Folders(parts, classes, dict(sorted(walk.skipped.items())), walk.bad)
 
 
@@ -139,6 +140,7 @@ def seen(place: Path) -> str:
 
 def _parts(root: Path, walk: _Walk) -> dict[Part, Path]:
     top = walk.listing(root)
+    walk.bad |= dict.fromkeys((path for path in top.files if not os.path.isfile(path)), NO_FILE)
     inner = {name: _Walk().listing(path) for name, path in top.folders.items()}
     splits = {name for name in inner if name.lower() in SPLITS}
     if not any(inner[name].folders for name in splits) and (not splits or splits != set(inner)):
@@ -155,8 +157,16 @@ def _parts(root: Path, walk: _Walk) -> dict[Part, Path]:
         present: tuple[Part, ...] = ("train", "test") if "test" in inner else ("train",)
         return {part: top.folders[part] for part in present}
     if "train" in splits:
-        cure = "merge it into train, of which validation is split off" if {*strays} <= SPLITS else "move it away"
-        raise UserError(f"{root} holds {strays[0]} beside train ({seen(root)}): only train and test are read; {cure}")
+        kinds = {name.lower() for name in strays}
+        cure = (
+            "merge validation images into train, from which validation is split off"
+            if kinds <= SPLITS
+            else "move them away"
+        )
+        cure = "rename the test set to test" if kinds & {"test", "testing"} else cure
+        raise UserError(
+            f"{root} holds {first_few(strays)} beside train ({seen(root)}): only train and test are read; {cure}"
+        )
     raise UserError(f"{seen(root)}; {EXPECTED}: rename the folders (train, test), or move them")
 
 
@@ -195,8 +205,16 @@ def _require_labels(names: tuple[str, ...], place: Path) -> None:
         raise UserError(f"{place}: {first_few(wrong, '; ')}; rename the class folders")
 
 
-def _require_pictures(pictures: list[Picture], place: Path, classes: tuple[str, ...], walk: _Walk) -> None:
-    """Every class has pictures to train on, unless what lies there is named as bad anyway."""
-    present = {picture.label for picture in pictures}
-    if not walk.bad and (empty := [name for label, name in enumerate(classes) if label not in present]):
-        raise UserError(f"{place} has no picture of {first_few(empty)}: add some, or remove the folder")
+def _require_pictures(
+    parts: dict[Part, list[Picture]], places: dict[Part, Path], classes: tuple[str, ...], walk: _Walk
+) -> None:
+    """Every class has pictures to train on and a test set has some, unless what lies there is named as bad anyway."""
+    if walk.bad:
+        return
+    present = {picture.label for picture in parts["train"]}
+    skipped = first_few(f"{count:,} {kind}" for kind, count in sorted(walk.skipped.items()))
+    cure = f"{f' (skipped by their names: {skipped})' * bool(skipped)}: add some, or remove the folder"
+    if empty := [name for label, name in enumerate(classes) if label not in present]:
+        raise UserError(f"{places['train']} has no picture of {first_few(empty)}{cure}")
+    if not parts.get("test", True):
+        raise UserError(f"{places['test']} has no picture{cure}")

@@ -310,8 +310,12 @@ def _moved(*names: tuple[str, str]) -> Callable[[Path], None]:
             _moved(("train", "pets/train"), ("test", "pets/test")),
             r"holds pets/, one folder around all: give .*/pets as",
         ),
-        (_moved(("test", "val")), r"holds val beside train .*: only train and test are read; merge it into train"),
-        (_moved(("test", "extra")), r"holds extra beside train .*; move it away"),
+        (_moved(("test", "val")), r"holds val beside train .*: only train and test are read; merge validation images"),
+        (
+            _moved(("test/cat", "val/cat"), ("test", "Test")),
+            r"holds Test, val beside train .*; rename the test set to test",
+        ),
+        (_moved(("test/cat", "more"), ("test", "extra")), r"holds extra, more beside train .*; move them away"),
         (_moved(("train", "training")), r"holds test/, training/; expected"),
         (_moved(("test/dog", "train/dog/dog")), r"train/dog/dog is a folder inside a class"),
     ],
@@ -341,4 +345,25 @@ def test_a_class_without_pictures_is_named(root: Path) -> None:
     for path in (root / "train/dog").iterdir():
         path.unlink()
     with pytest.raises(UserError, match=r"train has no picture of dog: add some, or remove the folder"):
+        convert(root)
+
+
+def test_what_was_skipped_in_a_class_without_pictures_is_said(root: Path) -> None:
+    for number, path in enumerate((root / "train/dog").iterdir()):
+        path.rename(path.with_name(f"{number}.npy"))
+    with pytest.raises(UserError, match=r"train has no picture of dog \(skipped by their names: 1 \.npy\): add some"):
+        convert(root)
+
+
+def test_a_test_folder_without_pictures_is_refused(root: Path) -> None:
+    shutil.rmtree(root / "test")
+    (root / "test").mkdir()
+    with pytest.raises(UserError, match=r"/test has no picture: add some, or remove the folder"):
+        convert(root)
+
+
+def test_a_split_that_is_a_dangling_link_is_named(root: Path) -> None:
+    shutil.rmtree(root / "train")
+    (root / "train").symlink_to("gone")
+    with pytest.raises(UserError, match=r"/train leads nowhere or is not a file: correct or remove it"):
         convert(root)
