@@ -111,6 +111,7 @@ def pixels(content: bytes, recipe: Recipe) -> Pixels:
                 image.is_animated = True  # of such a one Pillow looks for no EXIF folders, which may be broken
             image.load()
             done = _named(image, several, turned)
+            done += ["grey to colour"] * (recipe.channels == 3 and image.mode in GREY)
             plain, composited = _opaque(image, container.grey_bits, 255 if recipe.background == "white" else 0)
     if container.orientation in TURNS:
         plain = plain.transpose(TURNS[container.orientation])

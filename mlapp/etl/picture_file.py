@@ -104,7 +104,8 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 def _jpeg(content: bytes) -> Container:
     """JFIF's and Adobe's segments are kept: they say what the channels mean. So is everything but metadata."""
-    kept, place, orientation, channels, one_scan, adobe = [content[:2]], 2, 0, 0, False, False
+    kept, place, orientation, channels, frames = [content[:2]], 2, 0, 0, 1
+    one_scan = adobe = False
     while place + 4 <= len(content) and content[place] == 0xFF:
         marker = content[place + 1]
         if marker == 0xFF or marker in BARE:
@@ -121,6 +122,8 @@ def _jpeg(content: bytes) -> Container:
         adobe = adobe or (marker == 0xEE and segment[4:9] == b"Adobe")
         if marker == 0xE1 and segment[4:10] == b"Exif\0\0":
             orientation = orientation or orientation_of(segment[4:])
+        elif marker == 0xE2 and segment[4:8] == b"MPF\0":  # more pictures follow this one
+            frames = 2
         if marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(segment)
         place += size
@@ -129,7 +132,7 @@ def _jpeg(content: bytes) -> Container:
     pixels = content[place:]
     if one_scan and pixels[4:5] == bytes([channels]):
         pixels = _without_end(pixels)
-    return Container(b"".join([*kept, pixels]), orientation or 1)
+    return Container(b"".join([*kept, pixels]), orientation or 1, frames=frames)
 
 
 def _without_end(scan: bytes) -> bytes:

@@ -179,7 +179,7 @@ def test_how_pictures_were_read_is_counted(root: Path) -> None:
     assert made.pictures == {
         "recipe": {"height": 8, "width": 8, "channels": 3, "background": "black"},
         "read": 8,
-        "converted": {"1 bit": 1, "resized": 1, "transparent: composited on black": 1},
+        "converted": {"1 bit": 1, "grey to colour": 7, "resized": 1, "transparent: composited on black": 1},
         "skipped": {
             ".DS_Store": 1,
             ".csv": 1,

@@ -70,6 +70,7 @@ def test_eight_bits_stay_as_they_are() -> None:
     assert picture.has_colour(colour)
     assert not picture.has_colour(png(8, 0, GREY))
     assert made(png(8, 0, GREY), 3).values[0, 1].tolist() == [80, 80, 80]
+    assert made(png(8, 0, GREY), 3).converted == ("grey to colour",)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +320,7 @@ def test_bad_metadata_costs_no_jpeg(marker: int, data: bytes) -> None:
     assert abs(int(made(jpeg[:2] + segment + jpeg[2:]).values[0, 0]) - 90) <= 1
 
 
-@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG"])
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG", "MPO"])
 def test_the_first_of_several_frames_is_taken_and_reported(kind: str) -> None:
     frames = [Image.new("L", (SIDE, SIDE), value) for value in (30, 200, 90)]
     how = {"lossless": True} if kind == "WEBP" else {}
