@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+FEW = 10
 
 
 def printable(text: str) -> str:
     """The text in one line: line breaks, terminal escapes and other control characters are escaped."""
     return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def first_few(names: Iterable[str], between: str = ", ") -> str:
+    """The first ten, and how many more there are."""
+    every = [*names]
+    return between.join(every[:FEW]) + f" and {len(every) - FEW:,} more" * (len(every) > FEW)
 
 
 class OneLineError(Exception):

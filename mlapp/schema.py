@@ -5,6 +5,7 @@ Light to import (no NumPy, no TensorFlow): the DAG builds its trigger form from 
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
@@ -23,7 +24,8 @@ NAME = r"^[a-z][a-z0-9_]{0,39}$"  # of a data set or a model: it becomes a folde
 
 
 def label(name: str) -> str:
-    """The name of a class, if it can stand in a file, in a line and in a table; a ValueError says why not."""
+    """The name of a class in Unicode's form C, if it fits a file, a line and a table; a ValueError says why not."""
+    name = unicodedata.normalize("NFC", name)
     if not 0 < len(name) <= LONGEST_LABEL or not name.isprintable() or name != name.strip() or "|" in name:
         raise ValueError(f"{name[:40]!r} is no class's name: give 1 to {LONGEST_LABEL} printable characters, no |")
     return name

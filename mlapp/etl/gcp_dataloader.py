@@ -174,7 +174,10 @@ def _classes(config: Extract, brought: Brought) -> tuple[str, ...]:
         return named
     if config.name == fashion_mnist.NAME:
         return fashion_mnist.CLASSES
-    return tuple(str(label) for label in range(int(idx.open_idx(brought.files["train-labels"].path).max()) + 1))
+    most = int(idx.open_idx(brought.files["train-labels"].path).max())
+    if not most:
+        raise UserError("all training labels are 0: give images of at least two classes")
+    return tuple(str(label) for label in range(most + 1))
 
 
 if __name__ == "__main__":
