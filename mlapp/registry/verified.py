@@ -15,6 +15,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 from upath import UPath
 
 from mlapp import storage
+from mlapp.candidate import Count
 from mlapp.errors import UserError
 from mlapp.registry import files
 from mlapp.registry.bundle import MANIFEST, Manifest
@@ -28,7 +29,7 @@ class Scored(BaseModel):
     """The figures of a model that a list shows."""
 
     accuracy: Metric
-    bytes: int
+    bytes: Count
     latency_us: Metric
 
 
