@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from mlapp import config as configuration
 from mlapp import ended, ledger, pins, storage, tracking
-from mlapp.errors import Dismissed, OneLineError, Terminated, UserError, raise_terminated
+from mlapp.errors import Dismissed, OneLineError, OneLineFormatter, Terminated, UserError, raise_terminated
 from mlapp.quiet import stdout_to_stderr
 from mlapp.result import StageResult
 from mlapp.schema import Config
@@ -38,7 +38,9 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
     Exit codes: 0 done, 2 the user can mend it, 75 start again, 143 terminated.
     """
     signal.signal(signal.SIGTERM, raise_terminated)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLineFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     parser = build_parser(stage)
     arguments = overrides_apart(stage, parser.parse_intermixed_args(argv))
     if arguments.schema:

@@ -20,7 +20,7 @@ from pydantic_settings import EnvSettingsSource, SettingsError
 
 from mlapp import address, plain
 from mlapp.errors import UserError
-from mlapp.schema import Config
+from mlapp.schema import UNQUOTED, Config
 
 PRESETS = Path(__file__).parent / "presets"
 DEPLOYMENTS = Path(__file__).parents[1] / "deploy" / "presets"
@@ -174,7 +174,8 @@ def _explain(model: type[BaseModel], detail: dict[str, Any], layers: Mapping[str
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {name}{origin}{nearest(location[-1], _siblings(model, location))}"
     reason = _short(detail["msg"][0].lower() + detail["msg"][1:], 5 * LONGEST_QUOTE)
-    given = "" if detail["type"] == "missing" else f", not {_short(repr(detail['input']))}"
+    quoted = detail["type"] != "missing" and not UNQUOTED.intersection(location)
+    given = f", not {_short(repr(detail['input']))}" if quoted else ""
     return f"{name}: {reason}{given}{origin}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,14 @@ def first_few(names: Iterable[str], between: str = ", ") -> str:
     """The first ten, and how many more there are."""
     every = [*names]
     return between.join(every[:FEW]) + f" and {len(every) - FEW:,} more" * (len(every) > FEW)
+
+
+class OneLineFormatter(logging.Formatter):
+    """Log messages in one line each, whatever they quote; only a traceback below one has more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name is logging's)
+        """The line of a record."""
+        return printable(super().formatMessage(record))
 
 
 class OneLineError(Exception):

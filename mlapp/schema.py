@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from mlapp.address import usable, usable_source
+from mlapp.address import fault, usable, usable_source
 from mlapp.schema_cloud import Cloud, Images, Placement, Registration
 from mlapp.schema_policy import Vetting
 from mlapp.search_space import Dimension
@@ -33,6 +33,8 @@ def label(name: str) -> str:
 
 Label = Annotated[str, AfterValidator(label)]
 LONGEST_LABEL = 100
+# Where somebody may have written a secret in place of its name: no error quotes these.
+UNQUOTED = frozenset({"signing", "private_key", "wandb_secret"})
 # The name of the model where none is set: the data's own, but for data whose name a shipped champion has.
 OWN_NAMES = {"fashion_mnist": "my_fashion_mnist"}
 File = Annotated[str, AfterValidator(usable)]  # a path or URI
@@ -365,18 +367,25 @@ class Promotion(Section):
     )
 
 
+def key_place(value: str) -> str:
+    """Where keys are; a ValueError that quotes nothing for what may be the key itself."""
+    if "-----" in value or fault(value):
+        raise ValueError("it names no file: give the path of the file that holds the key, or projects/P/secrets/S")
+    return value
+
+
 class Signing(Section):
     """Signatures of bundles, with elliptic-curve keys in PEM files."""
 
     beside_the_result: ClassVar[bool] = True
 
-    private_key: File | None = Field(
+    private_key: Annotated[str, AfterValidator(key_place)] | None = Field(
         None,
         min_length=1,
         description="key that signs what is promoted: a file that nobody else may read, or projects/P/secrets/S in "
         "Secret Manager, which is never written to a disk; unset: none",
     )
-    public_key: File | None = Field(
+    public_key: Annotated[str, AfterValidator(key_place)] | None = Field(
         None,
         min_length=1,
         description="file, URI or secret with the public keys, one PEM block each, that sign what is trusted: bundles "

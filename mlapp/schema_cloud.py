@@ -20,7 +20,7 @@ BY_DIGEST = r"^[a-z0-9][a-z0-9._:/-]*@sha256:[0-9a-f]{64}$"
 PROMOTING = ("vet", "promote")  # the tasks that decide which model is the champion
 # Keys and values as Google Cloud takes them.
 LabelKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-NETWORK = re.compile(r"projects/(?P<project>[^/]+)/global/networks/(?P<name>[^/]+)")
+NETWORK = re.compile(r"projects/(?P<project>[a-z0-9.:-]+)/global/networks/(?P<name>[^/]+)")
 LabelValue = Annotated[str, Field(pattern=r"^[a-z0-9_-]{0,63}$")]
 
 

@@ -107,6 +107,20 @@ def test_a_wrong_variable_of_the_environment_is_named(environ, told):
         load(environ=environ)
 
 
+@pytest.mark.parametrize(
+    "name", [f"MLAPP_{name}" for name in ("SIGNING__PRIVATE_KEY", "SIGNING__PUBLIC_KEY", "TRACKING__WANDB_SECRET")]
+)
+@pytest.mark.parametrize("break_", ["\n", "\\n", " "])
+def test_a_secret_in_place_of_its_name_is_refused_and_not_quoted(name, break_):
+    """Given a key that somebody pasted where its file's name belongs, then neither log nor run folder gets it."""
+    key = break_.join(("-----BEGIN EC PRIVATE KEY-----", "MHcCAQEEIC", "-----END EC PRIVATE KEY-----"))
+    for environ in ({name: key}, {"MLAPP_SIGNING": f'"{"MHcCAQEEIC" * 4}"'}):
+        with pytest.raises(UserError) as error:
+            load(environ=environ)
+        assert "MHcCAQEEIC" not in str(error.value)
+        assert "signing" in str(error.value) or "tracking.wandb_secret" in str(error.value)
+
+
 def test_other_variables_of_the_environment_are_left_alone():
     assert load(environ={"MLAPP_HOME": "/x", "PATH": "/bin", "TRAINING__EPOCHS": "0"}) == load()
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from mlapp import pins, storage
 from mlapp.errors import OneLineError, UserError, printable
-from mlapp.registry import catalogue, integrity, moves, rekeying, restoring
+from mlapp.registry import catalogue, integrity, moves, rekeying, restoring, trust
 from mlapp.registry.pointer import Pointer
 from mlapp.schema import NAME, Config
 
@@ -199,10 +199,9 @@ def revoked(arguments: argparse.Namespace) -> str:
     """Revoke a key."""
     given = (arguments.registry, arguments.name, arguments.keys, arguments.key)
     old = rekeying.revoke(*given, by=arguments.by, why=arguments.why)
-    return (
-        f"{arguments.name}: {old} is revoked; take it out of signing.public_key, then `python -m mlapp.registry sign "
-        f"--name {arguments.name}` signs its bundles again"
-    )
+    sign = trust.command("sign", Pointer(arguments.registry, arguments.name).folder)
+    done = f"{arguments.name}: {old} is revoked"
+    return f"{done}; take it out of signing.public_key, then `{sign}` signs its bundles again"
 
 
 def restored(arguments: argparse.Namespace) -> str:

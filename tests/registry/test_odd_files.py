@@ -151,7 +151,9 @@ def test_a_bundle_that_is_consistent_and_nonsense_is_told_in_one_line(
     from mlapp.registry.bundle import describe, install
 
     pointer = Pointer(str(registry.parent), NAME)
-    for verdict in (b"[]", b"{}", b'{"challenger": []}', b'{"challenger": {"accuracy": 1}}', b"\xff", b"[" * 99_999):
+    huge = b'{"challenger": {"accuracy": {"value": NaN}, "latency_us": {"value": 1}, "bytes": 1%s}}' % (b"0" * 4000)
+    odd = (b"[]", b"{}", b'{"challenger": []}', b'{"challenger": {"accuracy": 1}}', b"\xff", b"[" * 99_999, huge)
+    for verdict in odd:
         with Draft(pointer.folder) as draft:
             (draft / "model.int8.tflite").write_text("m")
             (draft / "verdict.json").write_bytes(verdict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -294,6 +295,22 @@ def test_a_revoked_key_can_be_taken_out_and_its_bundles_signed_again(
     rewrite(registry, signed[:3], json.loads(signed[2])["champion"])
     refused(registry, new, r"line 1 \(and 2 more\) of .* is not signed")
     assert thief.private_key
+
+
+def test_the_command_that_follows_a_revocation_can_be_pasted(
+    tmp_path: Path, keys: Signing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given a registry whose folder a shell would take apart, then the line that is printed signs in that very one."""
+    registry, new = str(tmp_path / "$(touch X) it's"), shelf.pair(tmp_path, "new")
+    promote(registry, "one", keys)
+    monkeypatch.setenv("MLAPP_SIGNING__PRIVATE_KEY", str(new.private_key))
+    monkeypatch.setenv("MLAPP_SIGNING__PUBLIC_KEY", both(tmp_path, keys, new))
+    main(["revoke", str(keys.public_key), "--why", "stolen", "--name", NAME, "--registry", registry])
+    python, module, name, *arguments = shlex.split(capsys.readouterr().out.split("`")[1])
+    assert (python, module, name) == ("python", "-m", "mlapp.registry")
+    monkeypatch.setenv("MLAPP_SIGNING__PUBLIC_KEY", str(new.public_key))
+    main(arguments)
+    assert "is signed" in capsys.readouterr().out
 
 
 def test_keys_are_the_operators_alone(tmp_path: Path, registry: str, keys: Signing, theirs: Signing) -> None:
