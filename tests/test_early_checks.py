@@ -23,6 +23,7 @@ BUCKETS = {
     f"storage.{area}": f"gs://bucket/{area}" for area in ("raw", "processed", "models", "experiments", "registry")
 }
 IMAGE = f"host/image@sha256:{0:064}"
+SPARSE = {"tuning.trials": 2, "tuning.trainers": ["distill"], "tuning.epochs": 1}
 VERTEX = {**BUCKETS, "placement.runner": "vertex", "placement.places": [PLACE], "placement.image": IMAGE}
 
 
@@ -86,6 +87,12 @@ def test_keys_that_cannot_sign_are_refused(tmp_path: Path) -> None:
             {"tuning.trials": 2, "tuning.space": {"depth": {"kind": "whole", "low": 0, "high": 10**30}}},
             "tuning.space.depth",
         ),
+        ({"tuning.trials": 2, "tuning.trainers": []}, "tuning.trainers is empty"),
+        ({**SPARSE, "distillation.sparsity": 0.3}, "sparsity needs at least 2 epochs"),
+        ({**SPARSE, "tuning.space": {"sparsity": {"kind": "choice", "of": [0.0, 0.3]}}}, "sparsity needs at least 2"),
+        ({"distillation.widths": [0.5, -1.0]}, "distillation.widths.1: input should be greater than 0"),
+        ({"pruning.sparsities": [0.3, 1.0]}, "pruning.sparsities.1: input should be less than 1"),
+        ({"vetting.gates": {"accuracy": {"at_least": 95}}}, "accuracy takes a number from 0 to 1, not 95"),
         ({**VERTEX, "placement.places": []}, "placement.places is empty"),
         ({**VERTEX, "storage.raw": "data"}, r"storage.raw=data lie on this machine"),
         ({**VERTEX, "placement.image": None}, "vertex without an image"),
