@@ -44,6 +44,11 @@ def test_a_batch_leaves_an_epoch_seven_steps(planted: Dataset, images: int, batc
     assert adapt_to_data(config, of(planted, images)) == config
 
 
+def test_a_batch_has_an_image_for_every_tower(planted: Dataset) -> None:
+    assert adapt_to_data(Training(towers=64, batch_size=8), of(planted, 55_000)).towers == 8
+    assert adapt_to_data(Training(towers=16), of(planted, 118)).towers == 8
+
+
 @pytest.mark.parametrize("images", [47, 20, 5])
 def test_too_few_images_for_the_epochs_are_refused_with_what_to_set(planted: Dataset, images: int) -> None:
     with pytest.raises(
