@@ -1,14 +1,11 @@
-"""Whether there are enough images for a training's steps and for a verdict that promotes: known before any training."""
+"""Whether there are enough images for a training's steps, which is known before anything is trained."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 from mlapp.errors import UserError
-from mlapp.policy import policy_of
 from mlapp.schema import Optimization, Pruning
-from mlapp.schema_policy import Measure, Vetting
 
 LEAST_STEPS = 7  # of an epoch: fewer, and rate and warm-up jump
 ENOUGH_STEPS = 100  # in all, for an untrained network; with one step an epoch the loss rose from 5 to 38
@@ -30,17 +27,3 @@ def fitting_batch(config: Optimization, images: int) -> int:
         f"{steps * config.epochs} in all, and {ENOUGH_STEPS} are needed: "
         f"set training.epochs and distillation.epochs to {math.ceil(ENOUGH_STEPS / steps)} or more, or add images"
     )
-
-
-def too_few_to_promote(vetting: Vetting, test: int, of_a_class: int) -> Iterator[str]:
-    """What the policy asks for that so many test images, ``of_a_class`` in the smallest one, cannot give."""
-    policy = policy_of(vetting)
-    given: tuple[tuple[Measure, int], ...] = (("test_images", test), ("test_images_per_class", of_a_class))
-    for measure, count in given:
-        bound = policy.get(measure)
-        if bound and bound.at_least is not None and count < bound.at_least and bound.otherwise != "note":
-            yield (
-                f"the verdict will be {bound.otherwise} whatever is trained: {measure} is {count}, and the policy "
-                f"{vetting.policy} asks for {bound.at_least:g}: add images, raise transform.test_fraction (where the "
-                f"source has no test set), or set vetting.gates.{measure}"
-            )

@@ -8,6 +8,7 @@ for the policy are reported.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ from pydantic import Field
 
 from mlapp import enough, plain, storage
 from mlapp.etl import idx, split
+from mlapp.policy import policy_of
 from mlapp.registry import moves
 from mlapp.registry.comparable import refuse_other_questions
 from mlapp.registry.pointer import Pointer, manifest_of
 from mlapp.result import Outcome, ResultUri, StageResult
 from mlapp.schema import NAME, Distillation, Promotion, Signing, Training, Transform
-from mlapp.schema_policy import Vetting
+from mlapp.schema_policy import Measure, Vetting
 from mlapp.stage import stage
 
 log = logging.getLogger("mlapp")
@@ -65,10 +67,24 @@ def check_counts(config: CheckConfig, classes: int) -> None:
         if f"{part}_labels" in result.artifacts
     }
     images, *test = split.expected(of_class["train"], of_class.get("test"), config.transform)
-    for line in enough.too_few_to_promote(config.vetting, *test):
+    for line in too_few_to_promote(config.vetting, *test):
         log.warning("%s", line)
     for section in (config.training, config.distillation):
         enough.fitting_batch(section, images)
+
+
+def too_few_to_promote(vetting: Vetting, test: int, of_a_class: int) -> Iterator[str]:
+    """What the policy asks for that so many test images, ``of_a_class`` in the smallest one, cannot give."""
+    policy = policy_of(vetting)
+    given: tuple[tuple[Measure, int], ...] = (("test_images", test), ("test_images_per_class", of_a_class))
+    for measure, count in given:
+        bound = policy.get(measure)
+        if bound and bound.at_least is not None and count < bound.at_least and bound.otherwise != "note":
+            yield (
+                f"the verdict will be {bound.otherwise} whatever is trained: {measure} is {count}, and the policy "
+                f"{vetting.policy} asks for {bound.at_least:g}: add images, raise transform.test_fraction (where the "
+                f"source has no test set), or set vetting.gates.{measure}"
+            )
 
 
 def question_of(uri: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
