@@ -8,6 +8,7 @@ one object, whole and of one of them; their results are of the same key, and the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -38,16 +39,19 @@ class Workspace:
     def __init__(self, local: Path, workdir: UPath, resumes: bool = True) -> None:
         self.local, self.workdir, self.resumes = local, workdir, resumes
         self.remote = not storage.is_local(workdir)
+        self.key, self.fresh = "", False
         self._next: dict[Path, float] = {}
         self._waiting: dict[Path, str] = {}
         self._kept: set[UPath] = set()
         self._folders: set[Path] = set()
 
-    def resume(self, key: str) -> Spending:
+    def resume(self, key: str, fresh: bool = False) -> Spending:
         """Bring back what an attempt that broke off has kept, and say in the work directory who works there now.
 
-        Returns what the work of this ``key`` has cost so far.
+        Work that is to be done from the beginning (``fresh``) takes up none of it. Returns what the work of this
+        ``key`` has cost so far.
         """
+        self.key, self.fresh = key, fresh
         self._spending = Spending((self.workdir / KEPT if self.remote else self.workdir) / SPENT, key)
         if self.remote:
             self._take_over()
@@ -173,6 +177,19 @@ def _folder(workdir: UPath) -> Path:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UserError(f"cannot make the work directory {folder} ({reason}): give another --workdir") from error
+    return folder
+
+
+def unfinished(parent: Path, name: str, prefix: str = "") -> Path:
+    """The folder in ``parent`` for the unfinished work of this name: only a start of the same key finds it again.
+
+    A work directory may be given to work of another key, on other data or by other code.
+    """
+    places = [place for place in _open if parent.is_relative_to(place.local)]
+    told = json.dumps([name, *(place.key for place in places)])
+    folder = parent / f"{prefix}{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    if any(place.fresh for place in places) and folder.exists():
+        shutil.rmtree(folder)
     return folder
 
 
