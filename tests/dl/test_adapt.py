@@ -117,7 +117,8 @@ def test_a_training_that_learnt_nothing_or_diverged_is_refused(
 
 def test_the_headline_says_where_validation_images_show_nothing(planted: Dataset) -> None:
     assert doubt(records(0.2, 0.5), planted) == []
-    assert doubt(records(0.105), planted) == [f"no better than luck may be on {len(planted.split('validation')):,} validation images"]
+    images = len(planted.split("validation"))
+    assert doubt(records(0.105), planted) == [f"no better than luck may be on {images:,} validation images"]
 
 
 def test_uneven_classes_get_a_balanced_accuracy_and_their_worst_class(planted: Dataset) -> None:
