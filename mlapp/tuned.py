@@ -7,10 +7,13 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from mlapp import config as configuration
+from mlapp.errors import UserError
 from mlapp.result import StageResult
+from mlapp.schema import Baseline, Distillation, Training
 from mlapp.section import Section
 
 C = TypeVar("C", bound=Section)
+SEARCHED = {"train": Training, "distill": Distillation, "baseline": Baseline}  # whose settings a search tries
 
 
 class Best(BaseModel):
@@ -29,6 +32,9 @@ def with_tuned(config: C) -> C:
     if uri is None:
         return config
     result = StageResult.load(uri)
+    trainer = result.config.get("trainer")
+    if trainer in SEARCHED and not isinstance(config, SEARCHED[trainer]):
+        raise UserError(f"{uri} is a search for {trainer}: give as --tuned the result of a search for this trainer")
     found = result.content("best", Best).parameters
     where = str(result.artifact("best"))
     return configuration.validate(type(config), {**config.model_dump(), **found, "tuned": None}, {where: found})
