@@ -91,6 +91,18 @@ def test_the_sizes_are_known_beforehand(
     assert abs(smallest - np.bincount(dataset.split("test").labels).min()) <= 1
 
 
+def test_few_validation_images_are_reported(
+    tiny: IdxFolder, transform: Callable[..., Dataset], caplog: pytest.LogCaptureFixture
+) -> None:
+    transform("few")
+    assert "every choice will rest on 5 validation images: add images, or raise transform.valid" in caplog.text
+    caplog.clear()
+    tiny.write("train-images", images(600))
+    tiny.write("train-labels", labels(600))
+    transform("enough")
+    assert "every choice" not in caplog.text
+
+
 def test_the_official_test_set_is_untouched(real: Dataset, raw_uri: str) -> None:
     raw = StageResult.load(raw_uri)
 
