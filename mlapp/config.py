@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from mlapp import address, plain
@@ -138,9 +139,19 @@ def validate(model: type[M], values: Mapping[str, Any], layers: Mapping[str, Map
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        told = list(dict.fromkeys(_explain(model, dict(detail), layers) for detail in error.errors()))
+        told = list(dict.fromkeys(_explain(model, dict(detail), layers) for detail in _apart(error)))
         more = [f"and {len(told) - MOST_TOLD:,} more"] if len(told) > MOST_TOLD else []
         raise UserError("; ".join([*told[:MOST_TOLD], *more])) from error
+
+
+def _apart(error: ValidationError) -> list[ErrorDetails]:
+    """The report without what only follows from another line of it: a list lacks the items that are wrong."""
+    places = [detail["loc"] for detail in error.errors()]
+    return [
+        detail
+        for detail in error.errors()
+        if detail["type"] != "too_short" or not any(detail["loc"] == place[:-1] for place in places)
+    ]
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -174,9 +185,10 @@ def _explain(model: type[BaseModel], detail: dict[str, Any], layers: Mapping[str
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {name}{origin}{nearest(location[-1], _siblings(model, location))}"
     reason = _short(detail["msg"][0].lower() + detail["msg"][1:], 5 * LONGEST_QUOTE)
-    quoted = detail["type"] != "missing" and not UNQUOTED.intersection(location)
+    whole = detail["type"] == "value_error" and isinstance(detail["input"], Mapping)  # settings that do not go together
+    quoted = not (whole or detail["type"] == "missing" or UNQUOTED.intersection(location))
     given = f", not {_short(repr(detail['input']))}" if quoted else ""
-    return f"{name}: {reason}{given}{origin}"
+    return f"{f'{name}: ' if name else ''}{reason}{given}{origin}"
 
 
 def _short(text: str, longest: int = LONGEST_QUOTE) -> str:

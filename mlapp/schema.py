@@ -243,7 +243,7 @@ class Training(Optimization, Network):
 class Distillation(Optimization, Network):
     """The students that learn from the teacher."""
 
-    widths: tuple[float, ...] = Field(
+    widths: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(
         (0.5, 0.25), min_length=1, max_length=8, description="one student for each width, as a multiplier of channels"
     )
     max_bytes: int | None = Field(
@@ -272,7 +272,7 @@ class Pruning(Optimization):
     method: Literal["filters", "weights"] = Field(
         "filters", description="filters: rebuild narrower layers; weights: zero single weights (tfmot), same shapes"
     )
-    sparsities: tuple[float, ...] = Field(
+    sparsities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (0.3, 0.5), min_length=1, max_length=8, description="shares of filters or weights to remove, each tried"
     )
     rounds: int = Field(

@@ -70,7 +70,7 @@ class Stage(Generic[C]):
                     log.info("%s: nothing to do, valid result of %s at %s", self.name, done.finished, done.uri)
                     tracking.reused(done)
                     return done
-                return self._compute(config, key, place)
+                return self._compute(config, key, place, force)
 
     @property
     def module(self) -> str:
@@ -132,10 +132,10 @@ class Stage(Generic[C]):
             self.body(config, Path(scratch))
         raise Dismissed("done, the chief writes the result")
 
-    def _compute(self, config: C, key: str, place: Workspace) -> StageResult:
+    def _compute(self, config: C, key: str, place: Workspace, force: bool) -> StageResult:
         local, folder = place.local, place.workdir
         storage.remove(folder / RESULT)
-        spending = place.resume(key)
+        spending = place.resume(key, fresh=force)
         tracking.began(self.name, key, config.model_dump(mode="json"))
         try:
             outcome = self.body(config, local)

@@ -9,11 +9,16 @@ from pydantic import BaseModel
 from mlapp import config as configuration
 from mlapp.errors import UserError
 from mlapp.result import StageResult
-from mlapp.schema import Config
+from mlapp.schema import Baseline, Distillation, Training
 from mlapp.section import Section
 from mlapp.tune.space import searchable
 
 C = TypeVar("C", bound=Section)
+SEARCHED: dict[str, type[Section]] = {
+    "train": Training,
+    "distill": Distillation,
+    "baseline": Baseline,
+}  # whose settings a search tries
 
 
 class Best(BaseModel):
@@ -33,13 +38,12 @@ def with_tuned(config: C) -> C:
     if uri is None:
         return config
     result = StageResult.load(uri)
+    trainer = result.config.get("trainer")
+    if trainer in SEARCHED and not isinstance(config, SEARCHED[trainer]):
+        raise UserError(f"{uri} is a search for {trainer}: give as --tuned the result of a search for this trainer")
     found = result.content("best", Best).parameters
     where = str(result.artifact("best"))
-    section = next(kind for kind in _sections() if isinstance(config, kind))
+    section = next(kind for kind in SEARCHED.values() if isinstance(config, kind))
     if odd := sorted(found.keys() - searchable(section)):
         raise UserError(f"{where} names {', '.join(odd)[:200]}, which no search sets: run the tune stage again")
     return configuration.validate(type(config), {**config.model_dump(), **found, "tuned": None}, {where: found})
-
-
-def _sections() -> list[type[Section]]:
-    return [field.annotation for field in Config.model_fields.values() if field.annotation]

@@ -9,6 +9,7 @@ such a work has kept itself is brought back (`mlapp.ledger`): nobody else's weig
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -39,17 +40,19 @@ class Workspace:
     def __init__(self, local: Path, workdir: UPath, resumes: bool = True) -> None:
         self.local, self.workdir, self.resumes = local, workdir, resumes
         self.remote = not storage.is_local(workdir)
+        self.key, self.fresh = "", False
         self._next: dict[Path, float] = {}
         self._waiting: dict[Path, str] = {}
         self._kept: set[UPath] = set()
         self._folders: set[Path] = set()
 
-    def resume(self, key: str) -> Spending:
+    def resume(self, key: str, fresh: bool = False) -> Spending:
         """Bring back what an attempt that broke off has kept, and say in the work directory who works there now.
 
-        Returns what the work of this ``key`` has cost so far.
+        Work that is to be done from the beginning (``fresh``) takes up none of it. Returns what the work of this
+        ``key`` has cost so far.
         """
-        self._key = key
+        self.key, self.fresh = key, fresh
         self._spending = Spending((self.workdir / KEPT if self.remote else self.workdir) / SPENT, key)
         if self.remote:
             self._take_over()
@@ -84,7 +87,7 @@ class Workspace:
         for kept in self._kept:
             storage.remove(kept)
         if any(kept.suffix == ARCHIVE for kept in self._kept):
-            ledger.forget_kept(self._key)
+            ledger.forget_kept(self.key)
         self._kept.clear()
         self._waiting.clear()
 
@@ -99,7 +102,7 @@ class Workspace:
                 with tarfile.open(draft, "w") as archive:
                     for path in files:
                         archive.add(path, path.name)
-                ledger.enter_kept(self._key, storage.sha256(draft))  # first: a kill in between leaves a known one there
+                ledger.enter_kept(self.key, storage.sha256(draft))  # first: a kill in between leaves a known one there
         except Exception as error:  # a store that does not answer for a while ends no training
             log.warning("not kept for another start, %s: %s", target, storage.explain(error) or repr(error))
         else:
@@ -127,7 +130,7 @@ class Workspace:
             log.info("another process began this: %s", ascii(content))
             return
         fetched = storage.fetch(kept)
-        if not ledger.knows_kept(self._key, storage.sha256(fetched)):
+        if not ledger.knows_kept(self.key, storage.sha256(fetched)):
             log.warning("%s is not known to be the project's own: it is not used", kept)
             return
         folder = str(kept.path).removeprefix(f"{(self.workdir / KEPT).path}/").removesuffix(ARCHIVE)
@@ -182,6 +185,19 @@ def _folder(workdir: UPath) -> Path:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UserError(f"cannot make the work directory {folder} ({reason}): give another --workdir") from error
+    return folder
+
+
+def unfinished(parent: Path, name: str, prefix: str = "") -> Path:
+    """The folder in ``parent`` for the unfinished work of this name: only a start of the same key finds it again.
+
+    A work directory may be given to work of another key, on other data or by other code.
+    """
+    places = [place for place in _open if parent.is_relative_to(place.local)]
+    told = json.dumps([name, *(place.key for place in places)])
+    folder = parent / f"{prefix}{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    if any(place.fresh for place in places) and folder.exists():
+        shutil.rmtree(folder)
     return folder
 
 

@@ -40,6 +40,15 @@ def test_nothing_searched_changes_nothing(settings: dict[str, Any]) -> None:
     assert with_tuned(config) is config
 
 
+def test_a_search_for_another_trainer_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Both trainers have a learning rate, and one's is not the other's."""
+    uri = found(tmp_path, learning_rate=0.3)
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "config": {"trainer": "baseline"}}))
+    with pytest.raises(UserError, match="is a search for baseline: give as --tuned"):
+        with_tuned(dnn_trainer.DnnTrainerConfig(**settings, tuned=uri))
+
+
 @pytest.mark.parametrize(
     "parameters",
     [

@@ -135,6 +135,25 @@ def test_keeping_often_costs_a_tenth_of_the_time_at_most(remote: UPath, monkeypa
     assert copied == [0.0, 11.0, 22.0, 28.0]
 
 
+@pytest.mark.parametrize("kind", ["local", "remote"])
+def test_unfinished_work_is_found_by_the_same_key_alone(remote: UPath, tmp_path: Path, kind: str) -> None:
+    """Given a work directory that was used for other data or code, or work to be done from the beginning."""
+    workdir = remote if kind == "remote" else UPath(tmp_path / "work")
+
+    def found(key: str, fresh: bool = False) -> bool:
+        with suppress(Terminated), workspace(workdir) as place:
+            place.resume(key, fresh)
+            state = workspaces.unfinished(place.local / "checkpoints", "settings") / "state"
+            present = state.exists()
+            state.parent.mkdir(parents=True, exist_ok=True)
+            state.touch()
+            workspaces.keep(state.parent)
+            raise Terminated
+        return present
+
+    assert [found("a"), found("a"), found("b"), found("a"), found("a", fresh=True)] == [False, True, False, True, False]
+
+
 def test_a_store_that_fails_for_a_while_ends_no_work(
     remote: UPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

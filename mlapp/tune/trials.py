@@ -60,7 +60,7 @@ class Trials:
 
     def __init__(self, workdir: Path, settings: Section, space: SearchSpace) -> None:
         content = json.dumps(settings.model_dump(mode="json"), sort_keys=True)
-        self.folder = workdir / f"search-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+        self.folder = workspaces.unfinished(workdir, content, "search-")
         self.folder.mkdir(exist_ok=True)
         self._trials: dict[int, Trial] = {}
         self._begun: set[int] = set()
