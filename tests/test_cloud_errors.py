@@ -112,6 +112,14 @@ def test_a_failed_look_stays_one_behind_our_own_line() -> None:
             False,
         ),
         (exceptions.ResourceExhausted("Quota 'NVIDIA_T4_GPUS' exceeded.  Limit: 1.0 in region europe-west4."), False),
+        (exceptions.ResourceExhausted("Quota 'T4' exceeded. To request an increase, see https://…"), False),
+        (
+            exceptions.ResourceExhausted("The following quotas are exceeded: XPerRegion. Submit a request."),
+            False,
+        ),
+        (exceptions.ResourceExhausted("A VM is currently unavailable in the a zone. Try your request again"), False),
+        (exceptions.ResourceExhausted("The zone does not have enough resources: try again later."), False),
+        (exceptions.ResourceExhausted("Quota exceeded for x/global_resource_management_requests"), True),
         (exceptions.ServiceUnavailable(RATE), False),
     ],
 )
@@ -125,6 +133,7 @@ def test_a_quota_of_calls_is_told_from_one_of_machines(error: Exception, limit: 
         (exceptions.ServiceUnavailable("failed to connect to all addresses; last error: … Connection refused"), 1, 0),
         (exceptions.ServiceUnavailable(NO_HOST), 1, 0),
         (exceptions.ServiceUnavailable("recvmsg: Connection reset by peer"), 0, 1),
+        (exceptions.ServiceUnavailable("Getting metadata from plugin failed with error: invalid_grant"), 1, 0),
         (exceptions.DeadlineExceeded("late"), 0, 1),
         (exceptions.TooManyRequests(RATE), 0, 0),
         (exceptions.PermissionDenied("no role"), 0, 0),
