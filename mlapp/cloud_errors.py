@@ -60,6 +60,7 @@ NETWORK = frozenset(
 AUTH = "GoogleAuthError"
 # Errors of an interface of Google's or of a network, as far as they are not in the above: of no other kind's doing.
 FOREIGN = frozenset({AUTH, "GoogleAPIError", "RpcError", "HTTPError", "RequestException", "ClientError", "HttpError"})
+AIRFLOW = frozenset({"AirflowNotFoundException", "AirflowRuntimeError"})  # no connection, or no answer of its server
 UNKNOWN_HOST = re.compile(
     r"DNS (resolution|server)|errors resolving|resolution failed|name not found|name or service not known"
     r"|could not resolve|failed to resolve|nodename nor servname",
@@ -104,8 +105,8 @@ def status(error: BaseException) -> int | None:
             r"[1-5]\d\d", str(int(found) if isinstance(found, int) else found)
         ):
             return int(found)
-    if isinstance(error, FileNotFoundError) and error.errno is None:  # gcsfs; one of this machine's has a number
-        return 404
+    if isinstance(error, FileNotFoundError | FileExistsError) and error.errno is None:  # gcsfs; others have a number
+        return 404 if isinstance(error, FileNotFoundError) else 412
     return 403 if isinstance(error, OSError) and str(error).startswith("Forbidden: ") else None
 
 
@@ -131,7 +132,7 @@ def could_not_look(error: BaseException) -> bool:
     return any(
         (is_passing(each) and type(each) is not TimeoutError)  # which may be a time limit of this process's own
         or status(each) is not None
-        or bool(_names(each) & (FOREIGN | NETWORK - {"TimeoutError"} | {"AirflowNotFoundException"}))
+        or bool(_names(each) & (FOREIGN | NETWORK - {"TimeoutError"} | AIRFLOW))
         for each in _chain(error)
     )
 

@@ -28,7 +28,7 @@ RESOURCE_EXHAUSTED = 8
 OUT_OF_MEMORY = re.compile(r"out.of.memory|low on memory|\boom(-?killed)?\b", re.IGNORECASE)
 EXIT_STATUS = re.compile(r"(?:non-zero|exit) (?:exit )?(?:status|code)(?: of)?:? *(\d+)", re.IGNORECASE)
 # What gcsfs raises: of the settings, or of what jobs leave.
-OF_STORAGE = frozenset({"OSError", "FileNotFoundError", "HttpError"})
+OF_STORAGE = frozenset({"OSError", "FileExistsError", "FileNotFoundError", "HttpError"})
 # How a process ends that is told to by its machine: SIGKILL, SIGTERM, and a stage that lost what it needs.
 STOPPED = frozenset({75, 137, 143})
 

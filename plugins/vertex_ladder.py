@@ -209,10 +209,9 @@ class Ladder:
     def _leave(self, waiting: Waiting, job: Any, reason: str) -> Step | Onward:
         """Give a place up: its job is seen cancelled before there is another one."""
         try:
-            over = self.one.end(job)
+            return self._over(self.one.end(job), reason)
         except Exception as error:
             return self._unseen(replace(waiting, leaving=reason), error)
-        return self._over(over, reason)
 
     def _next(self, job: Any, reason: str, *, again: bool) -> Onward:
         """Go on from a place that did not do: to the next one, or ``again`` to the same."""

@@ -46,8 +46,9 @@ class OneJob:
         own = [job for job in jobs if self._is_own(job) and not self.records.is_told(job)]
         if active := [job for job in own if not is_over(job)]:
             return self._only(active)
-        over = [job for job in own if is_over(job) and (not fresh or state_of(job) == "JOB_STATE_SUCCEEDED")]
-        return over[-1] if over else None
+        over = [job for job in own if is_over(job)]
+        succeeded = [job for job in over if state_of(job) == "JOB_STATE_SUCCEEDED"]
+        return next(reversed(succeeded or ([] if fresh else over)), None)
 
     def create(self, region: str, attempt: Attempt, content: dict[str, Any]) -> Any:
         """Submit a job; returns the one that goes on, should another task have done the same at the same time.

@@ -59,6 +59,7 @@ NOT_OURS: list[Any] = [
     HttpError({"code": 401, "message": "Invalid Credentials"}),
     OSError("Forbidden: https://storage.googleapis.com/storage/v1/b/x\nno role"),
     FileNotFoundError("gs://raw/a"),
+    FileExistsError("gs://raw/a"),
 ]
 BUGS: list[Any] = [
     TypeError("bug"),
@@ -67,6 +68,7 @@ BUGS: list[Any] = [
     AssertionError(),
     TimeoutError(),
     FileNotFoundError(errno.ENOENT, "no such file", "/tmp/x"),
+    FileExistsError(errno.EEXIST, "is there", "/tmp/x"),
     OSError(errno.ENOSPC, "disk full"),
     UserError("wrong"),
     ValueError("bug"),

@@ -9,6 +9,7 @@ import pytest
 import vertex_case as case
 import vertex_errand
 import vertex_ladder
+import vertex_records
 import vertex_stub as stub
 import vertex_task
 from airflow.sdk.exceptions import TaskDeferred
@@ -43,6 +44,36 @@ def test_a_retry_that_cannot_look_waits_instead_of_submitting_again(vertex, conf
     stage, _ = case.operator(uri)
     assert stage.execute(case.context()) == stub.URI
     assert (vertex.creates, vertex.states()) == (1, ["SUCCEEDED"])
+
+
+@pytest.mark.parametrize("name", ["of", "tell"])
+def test_a_place_that_was_left_is_not_one_that_somebody_cancelled(vertex, config, monkeypatch, name):
+    """Given a job that waited too long, was cancelled by its task, and whose records cannot be reached just then."""
+    vertex.scenes["europe-west4"] = [(stub.pending,)]
+    stage, _ = case.operator(config({**case.FIRST, "max_wait_minutes": 0.002}, case.SECOND), deferrable=True)
+    do, faults = getattr(vertex_records.Records, name), [OSError("Forbidden: gs://models\nno access")] * 2
+
+    def fails(self, *given):
+        if faults:
+            raise faults.pop()
+        return do(self, *given)
+
+    monkeypatch.setattr(vertex_records.Records, name, fails)
+    assert case.through(stage, case.context()) == stub.URI
+    assert vertex.states() == ["CANCELLED", "SUCCEEDED"]
+
+
+def test_of_two_jobs_the_one_that_succeeded_counts(vertex, config):
+    """Given another worker that did the same a moment later, and cancelled its own job."""
+    stage, _ = case.operator(config(), deferrable=True)
+    with pytest.raises(TaskDeferred):
+        stage.execute(case.context())
+    vertex.double(older=False)
+    first, twin = vertex.jobs.values()
+    stub.cancelled(twin)
+    stub.succeeded(first)
+    assert stage.resume(case.context(), event=datetime.now(UTC)) == stub.URI
+    assert vertex.creates == 1
 
 
 def test_credentials_that_expire_while_a_job_runs_leave_it_alone(vertex, config, monkeypatch):
@@ -115,6 +146,32 @@ def test_a_job_that_rests_is_left_alone(vertex, config, state):
     vertex.scenes["europe-west4"] = [(stub.pending, rests, rests, stub.running, stub.succeeded)]
     assert case.operator(config())[0].execute(case.context()) == stub.URI
     assert vertex.creates == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"project": "p"}',
+        '{"region": "evil.example/#-west1", "project": "p", "identity": "i"}',
+        "[" * 10**5,
+    ],
+    ids=range(6),
+)
+def test_a_note_that_is_none_of_ours_ends_no_task(vertex, config, text):
+    """Given what a job could leave among the notes of what was submitted, whose regions become addresses."""
+    uri = config()
+    with pytest.raises(TaskDeferred):
+        case.operator(uri, deferrable=True)[0].execute(case.context())
+    jobs = storage.at(uri).parent.parent / ".mlapp" / "jobs"
+    note, *_ = jobs.fs.find((jobs / "submitted").path)
+    storage.write_text(storage.at(f"gs://{note.rpartition('/')[0]}/z.json"), text)
+    stage, lines = case.operator(uri)
+    assert stage.execute(case.context()) == stub.URI
+    assert (vertex.creates, vertex.states()) == (1, ["SUCCEEDED"])
+    assert any("1 notes do not say where a job is" in line for line in lines)
 
 
 def through(stage, given):
