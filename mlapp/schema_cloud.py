@@ -8,12 +8,19 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mlapp.section import Section
-from mlapp.vertex_machines import refusal
+from mlapp.vertex_machines import refusal, region_refusal
 
-Region = Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)+[0-9]{1,2}$")]
+
+def _region(name: str) -> str:
+    if told := region_refusal(name):
+        raise ValueError(told)
+    return name
+
+
+Region = Annotated[str, AfterValidator(_region)]
 ServiceAccount = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*@[a-z0-9.-]+\.gserviceaccount\.com$")]
 # A tag may stand for another image tomorrow, a digest cannot.
 BY_DIGEST = r"^[a-z0-9][a-z0-9._:/-]*@sha256:[0-9a-f]{64}$"
@@ -118,7 +125,7 @@ class Placement(Section):
         if not (found := NETWORK.fullmatch(network)):
             raise ValueError(f"{network} names no network: write projects/NUMBER/global/networks/NAME")
         project, name = found["project"], found["name"]
-        if not project.isdecimal():
+        if not (project.isascii() and project.isdecimal()):
             number = f"gcloud projects describe {project} --format='value(projectNumber)'"
             raise ValueError(
                 f"Vertex AI takes a network by its project's number, not by {project}: `{number}` prints it"
@@ -126,6 +133,16 @@ class Placement(Section):
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name):
             raise ValueError(f"{name} is not a network's name: `gcloud compute networks list --project={project}`")
         return network
+
+    @model_validator(mode="after")
+    def _key_is_of_the_region(self) -> Self:
+        own = (self.kms_key or "").split("/")[3:4]
+        if others := sorted({each.region for each in self.places if isinstance(each, Place)} - set(own)) if own else []:
+            raise ValueError(
+                f"kms_key is a key of {own[0]}, and jobs in {', '.join(others)} cannot use it: Vertex AI takes a key "
+                "of the job's own region only, so leave these places out, or give a key of their region"
+            )
+        return self
 
     def account_of(self, task: str) -> str | None:
         """The service account that a task's job runs as."""
