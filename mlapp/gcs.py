@@ -203,5 +203,9 @@ def _name(path: UPath) -> str:
 def upload(path: UPath, content: bytes) -> int:
     """Write an object; returns its generation, under which nobody can put other content."""
     blob = _bucket(path).blob(_name(path))
-    blob.upload_from_string(content, checksum="md5")
-    return int(blob.generation)
+
+    def put() -> int:
+        blob.upload_from_string(content, checksum="md5", retry=_patiently())
+        return int(blob.generation)
+
+    return _again(put)

@@ -95,6 +95,8 @@ def test_each_fault_alone_is_got_over(stormy: Callable[..., chaos.Proxy], tmp_pa
     assert storage.fetch(folder / "a.txt").read_text() == "text"
     assert [path.name for path in folder.iterdir()] == ["a.txt"]
     assert gcs.read(folder / "a.txt")[0] == "text"
+    generation = gcs.upload(folder / "b" / "b.txt", b"more")
+    assert gcs.read(folder / "b" / "b.txt") == ("more", generation)
     storage.remove(folder / "a.txt")
     assert not (folder / "a.txt").exists()
     assert proxy.weather.done[fault] > 3
