@@ -114,10 +114,10 @@ def _again(do: Callable[[], T]) -> T:
         try:
             return do()
         except Exception as error:
-            unreadable = type(error).__name__ in UNREADABLE
-            if not (is_passing(error) or status_of(error) == 401 or unreadable):
+            passing = is_passing(error) or status_of(error) == 401
+            if not (passing or isinstance(error, ValueError | AttributeError)):
                 raise
-            if pause is None and unreadable:
+            if pause is None and type(error).__name__ in UNREADABLE:
                 raise TruncatedError(f"an answer of Cloud Storage cannot be read ({brief(error)})") from error
             if pause is None:
                 raise

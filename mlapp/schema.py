@@ -362,8 +362,8 @@ class Promotion(Section):
     )
     starter_may_approve: bool = Field(
         True,
-        description="with approval: whether the person who started a run, or announced its data, may approve its model; "
-        "false: that person's approval counts as a rejection, as does any approval where starter or approver is unknown",
+        description="with approval: whether the person who started a run, or announced its data, may approve its "
+        "model; false: that counts as a rejection, as does any approval where starter or approver is unknown",
     )
 
 
