@@ -39,7 +39,7 @@ OUTSIDE = {"0.0.0.0", "::", ""}  # noqa: S104 (what is refused)
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM arrived."""
+    """SIGINT, SIGTERM or SIGHUP arrived."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -111,8 +111,7 @@ def environment(home: Path, host: str, port: int, passwords: bool) -> dict[str, 
 
 def supervise(home: Path, environ: Mapping[str, str], lock: IO[str]) -> int:
     """Run the components until one ends or this process is told to stop; none is left running."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    laptop_homes.on_stop(_stop)
     laptop_homes.end_with_make()
     address = home / laptop_announce.ADDRESS
     running: dict[str, subprocess.Popen[str]] = {}
@@ -138,7 +137,7 @@ def supervise(home: Path, environ: Mapping[str, str], lock: IO[str]) -> int:
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # another one must not cut the end short
     raise Stopped
 
