@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import time
@@ -180,6 +181,7 @@ def the_only_run(home: Path, dag_id: str) -> Iterator[None]:
     try:
         yield
     finally:
+        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)  # whatever a library left there
         watcher.communicate()
         lock.close()
 

@@ -8,16 +8,20 @@ that no command holds has lost its own. As a command this module starts `airflow
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, NoReturn
 
 PATIENCE_S = 60.0
+GRACE_S = 20.0
 WATCH = "--watch"
 FINISHED_TASK = "('success', 'failed', 'skipped', 'upstream_failed', 'removed')"
 
@@ -25,10 +29,13 @@ FINISHED_TASK = "('success', 'failed', 'skipped', 'upstream_failed', 'removed')"
 def watch(database: Path, lock: IO[str]) -> subprocess.Popen[bytes]:
     """Start the watching process; it ends once its standard input, which this process holds, is closed.
 
-    It keeps the lock of the home until then, so that no other run meets this one half-ended.
+    It keeps the lock of the home until then, so that no other run meets this one half-ended. From here on temporary
+    files go into a private folder, which it removes: after a kill nobody else can.
     """
+    private = tempfile.mkdtemp(prefix="mlapp-run-")
+    os.environ["TMPDIR"] = tempfile.tempdir = private
     return subprocess.Popen(
-        [sys.executable, "-IS", __file__, WATCH, str(database)],
+        [sys.executable, "-IS", __file__, WATCH, str(database), private, str(lock.fileno())],
         stdin=subprocess.PIPE,
         start_new_session=True,
         pass_fds=[lock.fileno()],
@@ -54,6 +61,14 @@ def end_runs(database: Path) -> list[tuple[str, str]]:
     return found
 
 
+def remove(private: Path) -> None:
+    """Remove the folder of temporary files; a stage that was not killed with its run uses it until it has ended."""
+    deadline = time.monotonic() + GRACE_S
+    while private.exists() and any(private.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    shutil.rmtree(private, ignore_errors=True)
+
+
 def airflow(arguments: list[str]) -> NoReturn:
     """Become `airflow` with these arguments, with the home held and watched until that process is gone."""
     import laptop_homes
@@ -77,3 +92,5 @@ if __name__ == "__main__":
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
     end_runs(Path(sys.argv[2]))
+    os.close(int(sys.argv[4]))
+    remove(Path(sys.argv[3]))

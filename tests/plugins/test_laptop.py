@@ -69,27 +69,37 @@ def released(home: Path) -> IO[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_a_run_ends_in_the_database_whatever_ends_its_command(home: Path, number: int) -> None:
+def test_a_run_ends_in_the_database_whatever_ends_its_command(home: Path, tmp_path: Path, number: int) -> None:
     code = f"""
-        import sqlite3, sys, time
+        import sqlite3, sys, tempfile, time
         sys.path.insert(0, {str(PLUGINS)!r})
         import dags_test, pathlib
         with dags_test.the_only_run(home := pathlib.Path({str(home)!r}), "d"):
             with sqlite3.connect(home / "airflow.db") as database:
                 database.execute("update dag_run set state = 'running' where run_id = 'mine'")
                 database.execute("update task_instance set state = null where run_id = 'mine' and state = 'failed'")
-            print("running", flush=True)
+            print("running", tempfile.gettempdir(), sep="\\n", flush=True)
             time.sleep(60)
     """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    environ = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     assert process.stdout.readline().startswith("mine of d had not ended")
     assert process.stdout.readline() == "running\n"
     with pytest.raises(SystemExit):
         laptop_homes.hold(home, "this run")
+    private = Path(process.stdout.readline().strip())
+    assert private.parent == tmp_path / "temporary"
     process.send_signal(number)
     process.wait(20)
     released(home).close()
+    for _ in range(200):
+        if not private.exists():
+            break
+        time.sleep(0.1)
+    assert not list(private.parent.iterdir())
     assert states(home, "dag_run") == [("mine", "failed"), ("other", "queued"), ("done", "success")]
     assert [state for run, state in states(home, "task_instance") if run == "mine"] == ["success", *["failed"] * 3]
 
