@@ -264,6 +264,28 @@ def test_everything_follows_the_address_that_was_asked_for(tmp_path: Path) -> No
     assert "0.0.0.0" not in beyond["MLAPP_ALLOWED_HOSTS"]
 
 
+def test_a_component_that_does_not_end_goes_with_a_killed_airflow() -> None:
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
+    code = f"""
+        import os, signal, subprocess, sys
+        sys.path.insert(0, {str(PLUGINS)!r})
+        import laptop_airflow
+        watcher = laptop_airflow.watch(0.5)
+        process = subprocess.Popen([sys.executable, "-c", {stubborn!r}], start_new_session=True)
+        watcher.stdin.write(f"{{process.pid}}\\n")
+        watcher.stdin.flush()
+        signal.pause()
+    """
+    began = time.monotonic()
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "on\n"
+        process.kill()
+        assert process.stdout.read() == "", "the pipe is closed once nobody is left to write to it"
+    assert time.monotonic() - began < 40
+
+
 OURS = ["localhost", "LOCALHOST:8080", "localhost.", "127.0.0.1:8080", "[::1]:8080"]
 THEIRS = ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8080", "", "[::2]", "evil@localhost:1"]
 
