@@ -53,6 +53,8 @@ def terminal() -> Path:
 
 def check(home: Path) -> None:
     """Refuse a home that the project did not make; one that is still empty is nobody's."""
+    if odd := {*"?#%"} & {*str(home)}:  # the database's address would end there, and name a file elsewhere
+        refuse(f"{home} holds {' and '.join(sorted(odd))}: give MLAPP_AIRFLOW_HOME a folder of another name")
     if home.exists() and any(home.iterdir()) and not (home / MARKER).exists():
         refuse(f"{home} is not a home that this project made: source env.sh, and give MLAPP_AIRFLOW_HOME a new folder")
 

@@ -171,6 +171,17 @@ def test_a_home_that_is_still_empty_is_taken(tmp_path: Path) -> None:
     laptop_homes.check(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%b"])
+def test_a_home_whose_database_would_be_elsewhere_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        laptop_homes.prepare(tmp_path / name / "terminal", os.environ)
+    assert stop.value.code == 2
+    assert f"{tmp_path / name}/terminal holds {name[1]}: give MLAPP_AIRFLOW_HOME" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_address_that_a_kill_left_behind_is_asked_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
