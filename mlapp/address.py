@@ -25,6 +25,12 @@ def fault(address: str, schemes: tuple[str, ...] = FILES) -> str | None:
         return f"{shown!r} holds control characters: give a plain path or address"
     if len(address) > LONGEST:
         return f"{shown} has {len(address):,} characters: give at most {LONGEST:,}"
+    return _fault_of_form(address, schemes, shown)
+
+
+def _fault_of_form(address: str, schemes: tuple[str, ...], shown: str) -> str | None:
+    if address.startswith("~") and WEB[0] not in schemes:  # a source expands it
+        return f"{shown} begins with ~, which only a shell expands: give the whole path"
     found = SCHEME.match(address)
     scheme = found[0] if found else ""
     if "::" in address and found:

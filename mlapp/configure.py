@@ -107,7 +107,7 @@ def _text_of(config: Config) -> str:
 def read_conf(text: str) -> dict[str, Any]:
     """A run's conf from JSON."""
     try:
-        conf = plain.from_json(text)
+        conf = plain.from_json(text, by_hand=True)
     except ValueError as error:
         raise UserError(f'conf is not JSON ({error}): write it like {{"training.epochs": 3}}') from error
     if not isinstance(conf, dict):

@@ -430,7 +430,12 @@ class Config(BaseSettings):
     """The whole configuration of a run."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="MLAPP_", env_nested_delimiter="__", allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        env_prefix="MLAPP_",
+        env_nested_delimiter="__",
+        case_sensitive=True,  # or a section of the wrong case is dropped where another layer sets the right one
+        allow_inf_nan=False,
     )
 
     storage: Storage = Storage()
