@@ -105,7 +105,7 @@ def _json_rows(rows: list[run_comparison.Row]) -> list[dict[str, Any]]:
 
 
 def _dumped(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return json.dumps(value, indent=2)
 
 
 if __name__ == "__main__":
