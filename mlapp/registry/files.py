@@ -37,15 +37,18 @@ def read(path: UPath) -> tuple[bytes, os.stat_result | None]:
     if not storage.is_local(path):
         return bytes(path.fs.cat_file(path.path)), None
     with os.fdopen(_opened(path), "rb") as stream:
+        if (size := os.fstat(stream.fileno()).st_size) > storage.LARGEST_TEXT:
+            raise UserError(f"{path} has {size:,} bytes, too many for what it should be: restore it from a copy")
         return stream.read(), os.fstat(stream.fileno())
 
 
-def sha256(path: UPath) -> str:
-    """SHA-256 of a regular file, read in pieces; no link is followed."""
+def sha256(path: UPath, size: int) -> str:
+    """SHA-256 of a regular file of this size, read in pieces; empty if it has another. No link is followed."""
     if not storage.is_local(path):
         return storage.sha256(path)
     with os.fdopen(_opened(path), "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        is_as_large = os.fstat(stream.fileno()).st_size == size
+        return hashlib.file_digest(stream, "sha256").hexdigest() if is_as_large else ""
 
 
 def read_all(paths: Sequence[UPath]) -> list[bytes | Exception]:
