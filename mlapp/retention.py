@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,6 +20,7 @@ from upath import UPath
 
 from mlapp import pins, run_history, small_file, storage
 from mlapp.errors import OneLineError, UserError
+from mlapp.quiet import answer
 from mlapp.registry import catalogue, files
 from mlapp.registry.bundle import MANIFEST, Manifest
 from mlapp.registry.pointer import BUNDLE_ID, Pointer
@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     try:
         found = clean(pins.load().storage, arguments.older_than, remove_them=arguments.yes)
+        answer(report(found, removed=arguments.yes))
     except OneLineError as error:
         parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
-    sys.stdout.write(f"{report(found, removed=arguments.yes)}\n")
 
 
 def days(text: str) -> float:
