@@ -22,6 +22,8 @@ AT_LEAST = {
     *("accuracy", "accuracy_apart", "class_recall", "corrupted_accuracy", "test_images", "test_images_per_class"),
     *("same_test_set", "champion_worse_p", "champion_gain_apart", "baseline_worse_p"),
 }
+# All others are shares, or differences of shares.
+COUNTS = {"bytes", "latency_us", "test_images", "test_images_per_class"}
 # Only these may go without being measured: where there is no champion yet.
 AGAINST_CHAMPION = {
     *("same_test_set", "champion_worse_p", "champion_better_p", "champion_gain_apart"),
@@ -92,6 +94,9 @@ def _wrong(measure: Measure, bound: Bound) -> str | None:
     wanted, other = ("at_least", "at_most") if measure in AT_LEAST else ("at_most", "at_least")
     if getattr(bound, wanted) is None or getattr(bound, other) is not None:
         return f"takes {wanted}, a number, and no {other}"
+    least, most = (0.0, float("inf")) if measure in COUNTS else (-1.0, 1.0)
+    if not least <= getattr(bound, wanted) <= most:
+        return f"takes {wanted} from {least:g} to {most:g}, not {getattr(bound, wanted):g}"
     if bound.otherwise is None:
         return "does not say what missing it means: add otherwise: reject, hold or note"
     if (bound.margin is None) != (measure != "class_inferior_p"):
