@@ -174,7 +174,7 @@ def _explain(model: type[BaseModel], detail: dict[str, Any], layers: Mapping[str
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {name}{origin}{nearest(location[-1], _siblings(model, location))}"
     reason = _short(detail["msg"][0].lower() + detail["msg"][1:], 5 * LONGEST_QUOTE)
-    given = "" if detail["type"] == "missing" else f", not {_short(repr(detail['input']))}"
+    given = "" if detail["type"] == "missing" else f", not {_short(address.masked(repr(detail['input'])))}"
     return f"{name}: {reason}{given}{origin}"
 
 
