@@ -213,7 +213,7 @@ def _explain(model: type[BaseModel], detail: dict[str, Any], layers: Mapping[str
     reason = _short(detail["msg"][0].lower() + detail["msg"][1:], 5 * LONGEST_QUOTE)
     whole = detail["type"] == "value_error" and isinstance(detail["input"], Mapping)  # settings that do not go together
     quoted = not (whole or detail["type"] == "missing" or UNQUOTED.intersection(location))
-    given = f", not {_short(repr(detail['input']))}" if quoted else ""
+    given = f", not {_short(address.masked(repr(detail['input'])))}" if quoted else ""
     return f"{f'{name}: ' if name else ''}{reason}{given}{origin}"
 
 

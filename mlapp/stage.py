@@ -218,7 +218,8 @@ def _artifact(file: Any, local: Path, folder: Any) -> Artifact:
 @contextmanager
 def _lock(local: Path) -> Iterator[None]:
     """One process a work directory: a second one waits, then finds the first one's result."""
-    with (local / ".lock").open("w") as stream:
+    handle = os.open(local / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    with os.fdopen(handle, "wb") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

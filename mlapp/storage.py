@@ -291,7 +291,7 @@ MENDABLE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), NO_SPACE),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), NO_PERMISSION),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), IN_THE_WAY),
-    errno.ELOOP: "{} is a link that leads back to itself: remove it, or give another path",
+    errno.ELOOP: "{} is a link that leads nowhere, or may not stand there: remove it, or give another path",
     errno.ENAMETOOLONG: "{} is longer than a name may be: give a shorter one",
 }
 

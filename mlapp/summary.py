@@ -54,7 +54,7 @@ def table(results: list[StageResult], started: datetime | None, run: str) -> str
     spent = 0.0
     for result in results:
         reused = started is not None and datetime.fromisoformat(result.finished) < started
-        spent += 0 if reused else result.timings["wall_s"]
+        spent += 0 if reused else result.timings.get("wall_s", 0.0)
         time, cpu, peak = text_table.costs(result.timings)
         rows.append(
             (

@@ -129,7 +129,15 @@ def test_an_odd_source_is_one_line(tmp_path: Path, address: str) -> None:
 
 
 def test_a_source_on_the_web_is_taken(tmp_path: Path) -> None:
-    configure("quick", {"data.name": "parts", "data.source": "http://127.0.0.1:1/x"}, str(tmp_path / "config.json"))
+    for source in ("http://127.0.0.1:1/x", "http://[::1]:1/x"):
+        configure("quick", {"data.name": "parts", "data.source": source}, str(tmp_path / "config.json"))
+
+
+@pytest.mark.parametrize("address", ["http://ada:s3cret@127.0.0.1/x", "HTTPS://ada:s3cret@[::1/", "http://s3cret@x"])
+def test_a_password_in_an_address_is_refused_and_not_repeated(tmp_path: Path, address: str) -> None:
+    told = refused(tmp_path, {"data.name": "parts", "data.source": address})
+    assert "holds a user name or password" in told
+    assert "s3cret" not in told
 
 
 def huge(path: Path) -> None:

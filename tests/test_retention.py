@@ -251,3 +251,25 @@ def test_a_link_in_a_bundles_place_is_refused_and_what_it_leads_to_stays(tmp_pat
     with pytest.raises(UserError, match="0123456789ab is a symbolic link"):
         retention.old(where, CUTOFF)
     assert (theirs / "manifest.json").read_text() == "precious"
+
+
+def test_what_a_kept_result_or_record_names_is_kept(tmp_path: Path) -> None:
+    """Given stages that were run by hand, without a run, then what a young result was made of stays, however old."""
+    where = areas(str(tmp_path))
+    raw, data, model = work(where.raw, "a" * 16, 90, "extract"), work(where.processed, "b" * 16, 90), "c" * 16
+    unused, named = work(where.processed, "d" * 16, 90), work(where.processed, "e" * 16, 90)
+    Path(data, "result.json").write_text(f'{{"inputs": {{"raw": "{raw}/result.json"}}}}')
+    age(Path(data, "result.json"), 90)
+    young = Path(work(where.models, model, 1), "result.json")
+    young.write_text(f'{{"inputs": {{"data": "{data}/result.json#sha256={"0" * 64}"}}}}')
+    run(where.experiments, "2026-11-01-young", 1, config={"data": f"{named}/result.json"})
+    assert [str(each.folder) for each in retention.old(where, CUTOFF)] == [unused]
+
+
+def test_a_link_in_a_models_place_is_refused(tmp_path: Path) -> None:
+    """Given a link in a registry, then nothing behind it is looked at, or removed."""
+    where = areas(str(tmp_path))
+    Path(where.registry).mkdir()
+    (Path(where.registry) / "m").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match="m is a symbolic link"):
+        retention.old(where, CUTOFF)
