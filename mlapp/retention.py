@@ -78,8 +78,12 @@ def clean(areas: Storage, older_than: float, *, remove_them: bool, bundles: bool
 
 
 def old(areas: Storage, cutoff: datetime) -> list[Old]:
-    """Everything that is older than ``cutoff`` and that nothing younger needs."""
-    runs = run_history.read_each(areas.experiments) if storage.at(areas.experiments).exists() else ()
+    """Everything that is older than ``cutoff`` and that nothing younger needs.
+
+    A `UserError` where it is not known what runs need, so that a mistyped area costs nobody their data.
+    """
+    has_runs = storage.at(areas.experiments).exists()
+    runs = run_history.read_each(areas.experiments) if has_runs else ()
     found, used = [], set[str]()
     for run in runs:
         if _is_old(run, cutoff):
@@ -91,7 +95,13 @@ def old(areas: Storage, cutoff: datetime) -> list[Old]:
         gone, kept = _bundles(Pointer(areas.registry, name), cutoff)
         bundles += gone
         used |= {stage.get("key", "")[:8] for manifest in kept for stage in manifest.stages.values()}
-    return [*found, *_work(dict.fromkeys((areas.models, areas.processed, areas.raw)), used, cutoff), *bundles]
+    unused = _work(dict.fromkeys((areas.models, areas.processed, areas.raw)), used, cutoff)
+    if unused and not has_runs:
+        raise UserError(
+            f"there are no runs at {areas.experiments}, which would say what they still need of {len(unused)} old work "
+            "directories: set storage.experiments to where the runs are, or make that folder if there never were any"
+        )
+    return [*found, *unused, *bundles]
 
 
 def remove(each: Old) -> None:

@@ -25,6 +25,8 @@ CUTOFF = NOW - timedelta(days=30)
 
 def areas(root: str) -> Storage:
     names = ("raw", "processed", "models", "experiments", "registry")
+    if storage.is_local(storage.at(root)) and Path(root).is_dir():
+        Path(root, "experiments").mkdir(exist_ok=True)
     return Storage(**{name: f"{root}/{name}" for name in names})
 
 
@@ -190,7 +192,7 @@ def test_links_are_not_followed(tmp_path: Path, at: str) -> None:
     work(str(outside), "a" * 16, 900)
     run(str(outside), "run", 900)
     target = {"a": outside / "train" / ("a" * 16), "n": outside / "train", "x": outside / "run"}[at[-1]]
-    (tmp_path / at).parent.mkdir(parents=True)
+    (tmp_path / at).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / at).symlink_to(target)
     before = sorted(outside.rglob("*"))
     assert retention.clean(where, 30, remove_them=True) == []
@@ -232,6 +234,17 @@ def test_in_buckets_it_goes_the_same_way(cloud: dict[str, str]) -> None:
     assert (each.kind, str(each.folder)) == ("work directory", place)
     retention.remove(each)
     assert not storage.at(place).exists()
+
+
+def test_missing_runs(tmp_path: Path) -> None:
+    """Nothing is old where the runs, which would say what they need, are looked for in the wrong place."""
+    where = areas(str(tmp_path))
+    Path(where.experiments).rmdir()
+    place = work(where.models, "a" * 16, 90)
+    with pytest.raises(UserError, match=r"there are no runs at .*experiments.* 1 old work directories"):
+        retention.old(where, CUTOFF)
+    Path(where.experiments).mkdir()
+    assert [str(each.folder) for each in retention.old(where, CUTOFF)] == [place]
 
 
 def test_without_anything_there_is_nothing_old(tmp_path: Path) -> None:
