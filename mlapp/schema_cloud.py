@@ -96,7 +96,8 @@ class Placement(Section):
     kms_key: str | None = Field(
         None,
         pattern=r"^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$",
-        description="customer-managed key that encrypts the jobs' disks, of the jobs' region; unset: Google's own",
+        description="customer-managed key that encrypts the jobs' disks; places in other regions than the key's are "
+        "left out, as Vertex AI takes no key of another region; unset: Google's own",
     )
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32, description="labels of every job")
     deadline_hours: float = Field(8.0, gt=0, le=168, description="hours after which a job is ended, queue included")
@@ -136,12 +137,17 @@ class Placement(Section):
 
     @model_validator(mode="after")
     def _key_is_of_the_region(self) -> Self:
-        own = (self.kms_key or "").split("/")[3:4]
-        if others := sorted({each.region for each in self.places if isinstance(each, Place)} - set(own)) if own else []:
+        if self.kms_key is None:
+            return self
+        own = self.kms_key.split("/")[3]
+        usable = tuple(each for each in self.places if not isinstance(each, Place) or each.region == own)
+        if len(self.places) > len(usable) == len([each for each in usable if each == "local"]):
+            others = sorted({each.region for each in self.places if isinstance(each, Place)})
             raise ValueError(
-                f"kms_key is a key of {own[0]}, and jobs in {', '.join(others)} cannot use it: Vertex AI takes a key "
-                "of the job's own region only, so leave these places out, or give a key of their region"
+                f"kms_key is a key of {own}, and jobs in {', '.join(others)} cannot use it: Vertex AI takes a key "
+                f"of the job's own region only, so give a place in {own}, or a key of their region"
             )
+        object.__setattr__(self, "places", usable)
         return self
 
     def account_of(self, task: str) -> str | None:

@@ -93,14 +93,15 @@ def test_what_vertex_refuses_is_refused_with_what_to_set(given: dict[str, Any], 
         ({"network": "projects/$(touch X)/global/networks/n"}, "write projects/NUMBER/global/networks/NAME"),
         ({"network": "default"}, "write projects/NUMBER/global/networks/NAME"),
         ({"network": "projects/123/global/networks/My_Net"}, "is not a network's name"),
-        ({"network": "projects/١٢٣/global/networks/default"}, "takes a network by its project's number"),
+        ({"network": "projects/١٢٣/global/networks/default"}, "names no network"),
         ({"labels": {"Team": "x"}}, "labels"),
         (
             {
                 "kms_key": "projects/p/locations/europe-west4/keyRings/r/cryptoKeys/k",
-                "places": [PLACE, {**PLACE, "region": "us-central1"}, "local"],
+                "places": [{**PLACE, "region": "us-central1"}, "local"],
             },
-            "kms_key is a key of europe-west4, and jobs in us-central1 cannot use it",
+            "kms_key is a key of europe-west4, and jobs in us-central1 cannot use it: Vertex AI takes a key of the "
+            "job's own region only, so give a place in europe-west4, or a key of their region",
         ),
     ],
 )
@@ -138,8 +139,12 @@ def test_a_region_that_may_exist_is_taken(region: str) -> None:
 
 
 def test_a_key_of_the_places_region_is_taken() -> None:
+    """Places where the key cannot be used are left out; a deployment names some, whatever the key is."""
     key = "projects/p/locations/europe-west4/keyRings/r/cryptoKeys/k"
-    assert configured(kms_key=key, places=[PLACE, "local"]).kms_key == key
+    placement = configured(kms_key=key, places=[PLACE, {**PLACE, "region": "us-central1"}, "local"])
+    assert placement.kms_key == key
+    assert placement.places == configured(places=[PLACE, "local"]).places
+    assert configured(kms_key=key).places == ()
 
 
 def test_a_network_by_number_is_taken() -> None:

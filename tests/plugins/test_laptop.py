@@ -71,7 +71,8 @@ def released(home: Path) -> IO[str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_run_ends_in_the_database_whatever_ends_its_command(home: Path, tmp_path: Path, number: int) -> None:
     code = f"""
-        import sqlite3, sys, tempfile, time
+        import signal, sqlite3, sys, tempfile, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         sys.path.insert(0, {str(PLUGINS)!r})
         import dags_test, pathlib
         with dags_test.the_only_run(home := pathlib.Path({str(home)!r}), "d"):
