@@ -9,6 +9,8 @@ HOST ?=
 PORT ?=
 PASSWORDS ?=
 ANNOUNCE ?=
+# Shells have variables of these names for purposes of their own (conda sets HOST): only what follows `make` counts.
+$(foreach name,HOST PORT PASSWORDS ANNOUNCE,$(if $(filter environment%,$(origin $(name))),$(eval override $(name) :=)))
 # Two at a time, each file in one process: what a file prepares is prepared once.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 

@@ -39,7 +39,9 @@ for _name in no_proxy NO_PROXY; do
   case ",${!_name:-}," in *",127.0.0.1,"*) ;; *) export "$_name=${!_name:+${!_name},}localhost,127.0.0.1,::1" ;; esac
 done
 
-case ":${PYTHONPATH:-}:" in *":$_project:"*) ;; *) export PYTHONPATH="$_project${PYTHONPATH:+:$PYTHONPATH}" ;; esac
+# Packages and switches for another Python do not suit this one, whose packages are pinned.
+unset PYTHONHOME PYTHONINSPECT PYTHONIOENCODING PYTHONOPTIMIZE PYTHONSAFEPATH PYTHONWARNINGS
+export PYTHONPATH="$_project" PYTHONUTF8=1
 case ":$PATH:" in *":$_project/.venv/bin:"*) ;; *) export PATH="$_project/.venv/bin:$PATH" ;; esac
 case ":$PATH:" in *":$_project/bin:"*) ;; *) export PATH="$_project/bin:$PATH" ;; esac
 unset _project _name

@@ -14,7 +14,7 @@ alone: `python -m mlapp.retention --older-than 90 --yes`.
 
 from airflow.sdk import Param, dag, task
 from retention_task import clean
-from stage_wiring import COMMON, HOURS
+from stage_wiring import COMMON, HOURS, access_to
 from trigger_form import show_form, trigger_form
 
 WHAT = {
@@ -33,6 +33,7 @@ WHAT = {
     is_paused_upon_creation=True,
     dagrun_timeout=HOURS,
     tags=["maintenance"],
+    access_control=access_to("retention"),
     **COMMON,
 )
 def retention() -> None:

@@ -6,7 +6,8 @@ done, or deletes its run, Airflow tells nobody who could cancel the job, and the
 an hour this DAG asks Vertex AI for the active jobs of this Airflow, in all the regions that a job was ever submitted to
 or that settings and deployments name, asks
 Airflow for the state of each job's task, and cancels those whose task is over or gone (**reap**). The job of a task
-that runs, waits, or is about to be tried again is left alone; so are the jobs of any other Airflow.
+that runs, waits, or is about to be tried again is left alone; so are the jobs of any other Airflow. A region that does
+not answer is an error line in the task's log; where none answers, the task fails.
 
 In Cloud Composer it is on from the start, elsewhere off until you switch it on; where all stages run on the worker
 there is nothing to do.

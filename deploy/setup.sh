@@ -265,6 +265,7 @@ variables=(
   "MLAPP_STORAGE__REGISTRY=gs://$registry/production_models"
   "MLAPP_PLACEMENT__SERVICE_ACCOUNT=mlapp-training@$domain"
   "MLAPP_PLACEMENT__PROMOTION_SERVICE_ACCOUNT=mlapp-promotion@$domain"
+  "MLAPP_PROMOTION__STARTER_MAY_APPROVE=false"
   "MLAPP_IMAGES__REPOSITORY=$region-docker.pkg.dev/$project/$REPOSITORY/mlapp-training"
   "MLAPP_IMAGES__BUILD_SERVICE_ACCOUNT=mlapp-build@$domain"
 )

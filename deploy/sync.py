@@ -14,16 +14,18 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlapp import authenticate, storage
+from mlapp.cloud_errors import brief, could_not_look, is_not_found
 from mlapp.errors import OneLineError, UserError
 from mlapp.images.context import BESIDE_THE_PACKAGE
 
 ROOT = Path(__file__).parents[1]
 DEPLOYED = "dags/mlapp/DEPLOYED"
+OF_OTHERS = "surrogateescape"  # other teams' lines stay as they are, in whatever encoding
 # Folders of dags/ that hold no DAGs, and would cost time if they were searched for some.
 IGNORED = ("mlapp/", "deploy/presets/")
 # What earlier versions added, which also hid other teams' files of the same names, in whatever folder.
@@ -69,8 +71,9 @@ def sync(bucket: str, files: Mapping[str, Path], *, dry_run: bool = False) -> li
     gone = sorted((earlier & set(there)) - set(files))
     if not dry_run:
         _note(place, earlier | set(files))  # before anything else: what is cut off is known to be ours the next time
+        left = anchored([path.removeprefix("plugins/") for path in gone if path.startswith("plugins/")])
         _ignore(place, there, "dags/.airflowignore", anchored(IGNORED))
-        _ignore(place, there, "plugins/.airflowignore", anchored(not_plugins()))
+        _ignore(place, there, "plugins/.airflowignore", anchored(not_plugins()), left)
         for path in changed:
             place.fs.put_file(str(files[path]), _key(place, path), consistency="md5")
         for path in gone:
@@ -115,6 +118,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         bucket = _bucket(arguments)
         done = _explained(bucket, dry_run=arguments.dry_run)
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: stopped; the same command goes on\n")
     except OneLineError as error:
         parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
     sys.stdout.writelines(f"{line}\n" for line in done)
@@ -144,14 +149,18 @@ def _explained(bucket: str, *, dry_run: bool) -> list[str]:
         authenticate.access_token()  # without credentials gcsfs goes on as nobody
     try:
         return sync(bucket, tree(), dry_run=dry_run)
-    except FileNotFoundError as error:
+    except OneLineError:
+        raise
+    except Exception as error:
+        if is_not_found(error):
+            where = "gcloud composer environments list --locations=REGION"
+            raise UserError(f"there is no bucket {bucket}: `{where}` shows environments") from error
+        if line := storage.explain(error):
+            raise line from error
+        if not could_not_look(error):
+            raise
         raise UserError(
-            f"there is no bucket {bucket}: `gcloud composer environments list --locations=REGION` shows environments"
-        ) from error
-    except OSError as error:
-        told = " ".join(str(error).split())[:200]
-        raise storage.explain(error) or UserError(
-            f"{bucket} refuses ({told}): run `gcloud storage buckets add-iam-policy-binding {bucket} "
+            f"{bucket} refuses ({brief(error, 200)}): run `gcloud storage buckets add-iam-policy-binding {bucket} "
             f"--member={authenticate.member()} --role=roles/storage.objectUser`"
         ) from error
 
@@ -186,11 +195,15 @@ def _md5(file: Path) -> str:
 
 
 def _read(place: Any, path: str) -> str:
-    return str(place.fs.cat_file(_key(place, path)).decode("utf-8"))
+    return str(place.fs.cat_file(_key(place, path)).decode("utf-8", OF_OTHERS))
+
+
+def _write(place: Any, path: str, lines: Iterable[str]) -> None:
+    place.fs.pipe_file(_key(place, path), "".join(f"{line}\n" for line in lines).encode("utf-8", OF_OTHERS))
 
 
 def _note(place: Any, paths: set[str]) -> None:
-    place.fs.pipe_file(_key(place, DEPLOYED), "".join(f"{path}\n" for path in sorted(paths)).encode())
+    _write(place, DEPLOYED, sorted(paths))
 
 
 def not_plugins(root: Path = ROOT) -> list[str]:
@@ -212,17 +225,20 @@ def anchored(paths: Sequence[str]) -> list[str]:
     return [*globs, *expressions]
 
 
-def _ignore(place: Any, there: Mapping[str, str], path: str, wanted: Sequence[str]) -> None:
+def _ignore(
+    place: Any, there: Mapping[str, str], path: str, wanted: Sequence[str], unwanted: Collection[str] = ()
+) -> None:
     """Add lines to an ignore file, which is everybody's, in place of those that an earlier version added."""
-    before = _read(place, path).splitlines() if path in there else []
-    lines = before
+    text = _read(place, path) if path in there else ""
+    before = text.removesuffix("\n").split("\n") if text else []
+    lines = [line for line in before if line not in unwanted]
     for old in OUTDATED:
         starts = [at for at in range(len(lines)) if tuple(lines[at : at + len(old)]) == old]
         for at in reversed(starts):
             lines = [*lines[:at], *lines[at + len(old) :]]
     lines = [*lines, *(line for line in wanted if line not in lines)]
     if lines != before:
-        place.fs.pipe_file(_key(place, path), "".join(f"{line}\n" for line in lines).encode())
+        _write(place, path, lines)
 
 
 if __name__ == "__main__":

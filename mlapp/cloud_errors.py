@@ -60,22 +60,31 @@ NETWORK = frozenset(
 AUTH = "GoogleAuthError"
 # Errors of an interface of Google's or of a network, as far as they are not in the above: of no other kind's doing.
 FOREIGN = frozenset({AUTH, "GoogleAPIError", "RpcError", "HTTPError", "RequestException", "ClientError", "HttpError"})
+AIRFLOW = frozenset({"AirflowNotFoundException", "AirflowRuntimeError"})  # no connection, or no answer of its server
 UNKNOWN_HOST = re.compile(
     r"DNS (resolution|server)|errors resolving|resolution failed|name not found|name or service not known"
     r"|could not resolve|failed to resolve|nodename nor servname",
     re.I,
 )
 NOT_CONNECTED = re.compile(r"failed to connect to (all addresses|remote host)|connection refused|cannot connect", re.I)
+# How gRPC reports a token that it could not get: UNAVAILABLE, although no request was sent.
+NOT_SIGNED_IN = "metadata from plugin failed"
 # A quota of calls a minute comes back by itself: "Quota exceeded for quota metric 'Resource management requests' and
 # limit 'Resource management requests per minute per region' of service …", "… (e.g. check quota)". One of machines does
 # not: "The following quota metrics exceed quota limits: aiplatform.googleapis.com/custom_model_training_cpus".
 RATE = re.compile(
-    r"per[ _-](second|minute|hour|day|user|\d+[ _-]?s)|\brequests?\b|rate[ _-]?limit|too many|check quota"
+    r"per[ _-](second|minute|hour|day|user|\d+[ _-]?s)|requests\b|rate[ _-]?limit|too many|check quota"
     r"|try again later",
     re.I,
 )
+# As seen in the wild: "Resources are insufficient in region: us-central1. Please try a different region or …", "The
+# zone does not have enough resources available to fulfill the request. Try a different zone, or try again later.", "A
+# a2-highgpu-1g VM instance is currently unavailable in the us-central1-a zone."
 CAPACITY = re.compile(
-    r"exceed quota limits|resources are insufficient|stock-?\s?out|insufficient|not have enough", re.I
+    r"exceed quota limits|quotas are exceeded|resources are insufficient|insufficient (resources|capacity)"
+    r"|not (have )?enough (resources|capacity)|stock-?\s?out|out of capacity|pool[ _]exhausted"
+    r"|currently unavailable in|preempt",
+    re.I,
 )
 
 
@@ -96,8 +105,8 @@ def status(error: BaseException) -> int | None:
             r"[1-5]\d\d", str(int(found) if isinstance(found, int) else found)
         ):
             return int(found)
-    if isinstance(error, FileNotFoundError) and error.errno is None:  # gcsfs; one of this machine's has a number
-        return 404
+    if isinstance(error, FileNotFoundError | FileExistsError) and error.errno is None:  # gcsfs; others have a number
+        return 404 if isinstance(error, FileNotFoundError) else 412
     return 403 if isinstance(error, OSError) and str(error).startswith("Forbidden: ") else None
 
 
@@ -123,7 +132,7 @@ def could_not_look(error: BaseException) -> bool:
     return any(
         (is_passing(each) and type(each) is not TimeoutError)  # which may be a time limit of this process's own
         or status(each) is not None
-        or bool(_names(each) & (FOREIGN | NETWORK - {"TimeoutError"} | {"AirflowNotFoundException"}))
+        or bool(_names(each) & (FOREIGN | NETWORK - {"TimeoutError"} | AIRFLOW))
         for each in _chain(error)
     )
 
@@ -145,6 +154,7 @@ def is_unsent(error: BaseException) -> bool:
         or bool(NOT_CONNECTED.search(brief(each)))
         or "NewConnectionError" in _names(each)
         or is_unknown_host(each)
+        or NOT_SIGNED_IN in brief(each)
         for each in _chain(innermost(error))
     )
 
@@ -175,7 +185,7 @@ def is_unknown_host(error: BaseException) -> bool:
 def is_credentials(error: BaseException) -> bool:
     """Whether credentials are missing, expired or refused."""
     error = innermost(error)
-    return AUTH in _names(error) or status(error) == 401 or "metadata from plugin failed" in brief(error)
+    return AUTH in _names(error) or status(error) == 401 or NOT_SIGNED_IN in brief(error)
 
 
 def brief(error: BaseException, limit: int = 500) -> str:

@@ -30,7 +30,7 @@ BODIES = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def code_version(module: str) -> str:
     """Twelve hex digits over the code of ``module`` and every mlapp module that it imports, directly or not."""
     digest = hashlib.sha256()
-    for name in sorted(_closure(module)):
+    for name in sorted(closure_of(module)):
         digest.update(name.encode())
         digest.update(without_prose(_source(name).read_text(encoding="utf-8")).encode())
     return digest.hexdigest()[:12]
@@ -81,7 +81,8 @@ def _name(node: ast.AST) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
-def _closure(module: str) -> set[str]:
+def closure_of(module: str) -> set[str]:
+    """The names of ``module`` and of the mlapp modules that a result of it depends on."""
     found: set[str] = set()
     waiting = [module]
     while waiting:

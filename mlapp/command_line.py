@@ -15,8 +15,8 @@ from pydantic.fields import FieldInfo
 
 from mlapp import config as configuration
 from mlapp import ended, ledger, pins, storage, tracking
-from mlapp.errors import Dismissed, OneLineError, Terminated, UserError, raise_terminated
-from mlapp.quiet import stdout_to_stderr
+from mlapp.errors import Dismissed, OneLineError, OneLineFormatter, Terminated, UserError, raise_terminated
+from mlapp.quiet import answer, stdout_to_stderr
 from mlapp.result import StageResult
 from mlapp.schema import Config
 from mlapp.section import Section
@@ -38,19 +38,21 @@ def main(stage: Stage[Any], argv: list[str]) -> None:
     Exit codes: 0 done, 2 the user can mend it, 75 start again, 143 terminated.
     """
     signal.signal(signal.SIGTERM, raise_terminated)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLineFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     parser = build_parser(stage)
     arguments = overrides_apart(stage, parser.parse_intermixed_args(argv))
-    if arguments.schema:
-        before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for a reader that wants the first lines only
-        print(json.dumps(stage.config.model_json_schema(), indent=2), flush=True)
-        signal.signal(signal.SIGPIPE, before)
-        return
     try:
+        if arguments.schema:
+            before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for a reader that wants the first lines only
+            answer(json.dumps(stage.config.model_json_schema(), indent=2))
+            signal.signal(signal.SIGPIPE, before)
+            return
         for one in each_of(stage, arguments):
             if result := perform(stage, one):
                 ended.tell(arguments.ended_to, 0, uri=result.reference)
-                print(result.uri, flush=True)
+                answer(result.uri)
     except OneLineError as error:
         line = f"{parser.prog}: error: {error}"
         print(line, file=sys.stderr)

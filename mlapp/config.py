@@ -10,17 +10,19 @@ environment, ``training.epochs=10`` on the command line, ``{"training.epochs": 1
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from mlapp import address, plain
 from mlapp.errors import UserError
-from mlapp.schema import Config
+from mlapp.schema import UNQUOTED, Config
 
 PRESETS = Path(__file__).parent / "presets"
 DEPLOYMENTS = Path(__file__).parents[1] / "deploy" / "presets"
@@ -129,8 +131,21 @@ def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
         branch: Any = nest(value) if isinstance(value, Mapping) else value
         for key in (leaf, *reversed(parents)):
             branch = {key: branch}
+        _refuse_twice(nested, branch)
         nested = merge(nested, branch)
     return nested
+
+
+def _refuse_twice(first: Mapping[str, Any], second: Mapping[str, Any], within: str = "") -> None:
+    """A `UserError` where the dotted and the nested spelling of one setting say different things."""
+    for key in first.keys() & second.keys():
+        one, other = first[key], second[key]
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            _refuse_twice(one, other, f"{within}{key}.")
+        elif one != other and one is not None and other is not None:
+            raise UserError(
+                f"{_short(within + key)} is set twice, to {_short(repr(one))} and {_short(repr(other))}: give it once"
+            )
 
 
 def validate(model: type[M], values: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any]]) -> M:
@@ -138,9 +153,19 @@ def validate(model: type[M], values: Mapping[str, Any], layers: Mapping[str, Map
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        told = list(dict.fromkeys(_explain(model, dict(detail), layers) for detail in error.errors()))
+        told = list(dict.fromkeys(_explain(model, dict(detail), layers) for detail in _apart(error)))
         more = [f"and {len(told) - MOST_TOLD:,} more"] if len(told) > MOST_TOLD else []
         raise UserError("; ".join([*told[:MOST_TOLD], *more])) from error
+
+
+def _apart(error: ValidationError) -> list[ErrorDetails]:
+    """The report without what only follows from another line of it: a list lacks the items that are wrong."""
+    places = [detail["loc"] for detail in error.errors()]
+    return [
+        detail
+        for detail in error.errors()
+        if detail["type"] != "too_short" or not any(detail["loc"] == place[:-1] for place in places)
+    ]
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -149,12 +174,24 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         section = name.removeprefix(prefix).split("__")[0].lower()
         if name.startswith(prefix) and "__" in name and section not in Config.model_fields:
             raise UserError(f"{name} in the environment sets an unknown section{nearest(section, Config.model_fields)}")
-    source = EnvSettingsSource(Config)
+        if name in (close := _with_one_underscore(prefix)):
+            raise UserError(f"{name} in the environment sets nothing: write {close[name]}")
+    source = EnvSettingsSource(Config, case_sensitive=False)
     source.env_vars = {name.lower(): value for name, value in environ.items() if name.startswith(prefix)}
     try:
         return source()
     except SettingsError as error:
         raise UserError(f"{error} (give lists and maps as JSON)") from error
+
+
+@functools.cache
+def _with_one_underscore(prefix: str) -> dict[str, str]:
+    """The environment's name of each setting, by the one that it is easily mistaken for."""
+    return {
+        f"{prefix}{section}_{name}".upper(): f"{prefix}{section}__{name}".upper()
+        for section, field in Config.model_fields.items()
+        for name in getattr(field.annotation, "model_fields", ())
+    }
 
 
 def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,8 +211,10 @@ def _explain(model: type[BaseModel], detail: dict[str, Any], layers: Mapping[str
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {name}{origin}{nearest(location[-1], _siblings(model, location))}"
     reason = _short(detail["msg"][0].lower() + detail["msg"][1:], 5 * LONGEST_QUOTE)
-    given = "" if detail["type"] == "missing" else f", not {_short(repr(detail['input']))}"
-    return f"{name}: {reason}{given}{origin}"
+    whole = detail["type"] == "value_error" and isinstance(detail["input"], Mapping)  # settings that do not go together
+    quoted = not (whole or detail["type"] == "missing" or UNQUOTED.intersection(location))
+    given = f", not {_short(address.masked(repr(detail['input'])))}" if quoted else ""
+    return f"{f'{name}: ' if name else ''}{reason}{given}{origin}"
 
 
 def _short(text: str, longest: int = LONGEST_QUOTE) -> str:
@@ -203,5 +242,5 @@ def _siblings(model: type[BaseModel], location: list[str]) -> Iterable[str]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message on an unknown name: the one that may be meant, or all that are known."""
-    match = difflib.get_close_matches(name, list(known), n=1)
+    match = difflib.get_close_matches(name.lower(), list(known), n=1)
     return f": did you mean {match[0]}?" if match else f": known are {', '.join(sorted(known))}"

@@ -22,6 +22,7 @@ from mlapp import config as configuration
 from mlapp import early_checks, ended, origins, pins, plain, storage
 from mlapp.errors import OneLineError, UserError
 from mlapp.policy import names, policy_of
+from mlapp.quiet import answer
 from mlapp.reference import Reference
 from mlapp.schema import Config
 
@@ -107,7 +108,7 @@ def _text_of(config: Config) -> str:
 def read_conf(text: str) -> dict[str, Any]:
     """A run's conf from JSON."""
     try:
-        conf = plain.from_json(text)
+        conf = plain.from_json(text, by_hand=True)
     except ValueError as error:
         raise UserError(f'conf is not JSON ({error}): write it like {{"training.epochs": 3}}') from error
     if not isinstance(conf, dict):
@@ -195,12 +196,12 @@ def main(argv: list[str] | None = None) -> None:
         about = {"run": run, "dag": arguments.dag, "group": folder_name(run, day)}
         config, kept = configure(arguments.preset, conf, uri, data=data, **about)
         ended.tell(arguments.ended_to, 0, uri=reference_of(config, uri))
+        sys.stderr.write(f"{origins.summary(kept)}\n".lstrip())
+        answer(uri)
     except OneLineError as error:
         told = f"{parser.prog}: error: {error}"
         ended.tell(arguments.ended_to, error.exit_code, reason=told)
         parser.exit(error.exit_code, f"{told}\n")
-    sys.stderr.write(f"{origins.summary(kept)}\n".lstrip())
-    sys.stdout.write(f"{uri}\n")
 
 
 def _layers(

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlapp import authenticate, small_file, storage
+from mlapp import config as configuration
 from mlapp.errors import UserError
 from mlapp.policy import policy_of
 from mlapp.schema import Config, Signing
 from mlapp.schema_cloud import Place
+from mlapp.section import Section
 from mlapp.tune import space
 
 PROMOTING = "promote"  # the task that signs
@@ -50,12 +52,19 @@ def _data(config: Config) -> Iterator[str]:
 
 
 def _search(config: Config) -> None:
-    """A search space must suit every trainer that is searched for."""
-    if config.tuning.trials:
-        sections = {"train": config.training, "distill": config.distillation, "baseline": config.baseline}
-        for trainer in config.tuning.trainers:
-            section = sections[trainer]
-            space.checked(config.tuning.space, section, space.searchable(type(section)), trainer)
+    """A search needs a trainer, and its space must suit every trainer that is searched for, in as many epochs."""
+    if not config.tuning.trials:
+        return
+    if not config.tuning.trainers:
+        raise UserError("tuning.trials is set, but tuning.trainers is empty: name a trainer, or set tuning.trials=0")
+    sections = {"train": config.training, "distill": config.distillation, "baseline": config.baseline}
+    for trainer in config.tuning.trainers:
+        section: Section = sections[trainer]
+        given = section.model_dump()
+        if config.tuning.epochs and "epochs" in given:
+            given["epochs"] = min(given["epochs"], config.tuning.epochs)
+            section = configuration.validate(type(section), given, {})
+        space.checked(config.tuning.space, section, space.searchable(type(section)), trainer)
 
 
 def _placement(config: Config) -> Iterator[str]:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+FEW = 10
 
 
 def printable(text: str) -> str:
     """The text in one line: line breaks, terminal escapes and other control characters are escaped."""
     return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def first_few(names: Iterable[str], between: str = ", ") -> str:
+    """The first ten, and how many more there are."""
+    every = [*names]
+    return between.join(every[:FEW]) + f" and {len(every) - FEW:,} more" * (len(every) > FEW)
+
+
+class OneLineFormatter(logging.Formatter):
+    """Log messages in one line each, whatever they quote; only a traceback below one has more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name is logging's)
+        """The line of a record."""
+        return printable(super().formatMessage(record))
 
 
 class OneLineError(Exception):

@@ -16,6 +16,7 @@ from upath import UPath
 
 from mlapp import pins, run_comparison, run_history, run_index, run_pages, storage, text_table
 from mlapp.errors import OneLineError, UserError
+from mlapp.quiet import answer
 from mlapp.run_history import Run
 from mlapp.run_index import Overview
 
@@ -31,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         with storage.explained():
             runs = run_index.read(area)
             if "run" not in arguments:
-                print(arguments.command(runs, area, arguments.json))
+                answer(arguments.command(runs, area, arguments.json))
                 return
             names = [run.run for run in runs]
             chosen = [run_history.read_named(area, run_history.find(names, name, area)) for name in arguments.run]
-        print(arguments.command(chosen, arguments.json))
+        answer(arguments.command(chosen, arguments.json))
     except OneLineError as error:
         parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
 
@@ -64,7 +65,7 @@ def listed(runs: list[Overview], area: str, as_json: bool) -> str:
     """A line a run; cut to the terminal's width only where it goes to one."""
     if as_json:
         return _dumped([_overview(run, storage.at(area) / run.run) for run in runs])
-    return run_pages.overview(runs, text_table.WIDTH if sys.stdout.isatty() else None)
+    return run_pages.overview(runs, text_table.WIDTH if sys.stdout and sys.stdout.isatty() else None)
 
 
 def shown(runs: list[Run], as_json: bool) -> str:
@@ -105,7 +106,7 @@ def _json_rows(rows: list[run_comparison.Row]) -> list[dict[str, Any]]:
 
 
 def _dumped(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return json.dumps(value, indent=2)  # in ASCII: a terminal shows what it holds, and acts on none of it
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ BUCKET = re.compile(r"\bb/([^/?\s]+)")
 BUCKET_ITSELF = re.compile(r"\bb/([^/?\s]+)/o(?!/)")  # a listing or an upload, not the download of an object
 ACCOUNT = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
 T = TypeVar("T")
-JSON_ERRORS = (ValueError,)  # an answer that ends early is not JSON
+# By name, of whichever JSON library: an answer that ends early is not JSON, and an empty one is no object.
+UNREADABLE = frozenset({"JSONDecodeError", "AttributeError"})
 PERMISSION = re.compile(r"\bstorage\.(objects|buckets)\.\w+")
 
 
@@ -109,14 +110,19 @@ def _patiently() -> Any:
 
 def _again(do: Callable[[], T]) -> T:
     """What ``do`` returns; tried again where Google's own retries stop: at truncated answers and expired tokens."""
-    for pause in (0.1, 0.5, 2.0):
+    for pause in (0.1, 0.5, 2.0, None):
         try:
             return do()
         except Exception as error:
-            if not is_passing(error) and status_of(error) != 401 and not isinstance(error, JSON_ERRORS):
+            passing = is_passing(error) or status_of(error) == 401
+            if not (passing or isinstance(error, ValueError | AttributeError)):
+                raise
+            if pause is None and type(error).__name__ in UNREADABLE:
+                raise TruncatedError(f"an answer of Cloud Storage cannot be read ({brief(error)})") from error
+            if pause is None:
                 raise
         time.sleep(pause * random.uniform(0.5, 1.0))
-    return do()
+    raise AssertionError("unreachable")
 
 
 def explain(error: BaseException) -> UserError | TryAgainError | None:  # noqa: PLR0911
@@ -197,5 +203,9 @@ def _name(path: UPath) -> str:
 def upload(path: UPath, content: bytes) -> int:
     """Write an object; returns its generation, under which nobody can put other content."""
     blob = _bucket(path).blob(_name(path))
-    blob.upload_from_string(content, checksum="md5")
-    return int(blob.generation)
+
+    def put() -> int:
+        blob.upload_from_string(content, checksum="md5", retry=_patiently())
+        return int(blob.generation)
+
+    return _again(put)

@@ -144,7 +144,14 @@ class Files(GCSFileSystem):  # type: ignore[misc]
         """A resumable upload, begun again by `_put_file` where a piece of it is lost."""
         bucket, key, _ = self.split_path(rpath)
         kind, size = mimetypes.guess_type(lpath)[0] or ANY_KIND, os.path.getsize(lpath)
-        location = await initiate_upload(self, bucket, key, kind, metadata=metadata, mode=mode)
+
+        async def begin() -> Any:
+            try:
+                return await initiate_upload(self, bucket, key, kind, metadata=metadata, mode=mode)
+            except KeyError as error:
+                raise TruncatedError(f"the answer for {rpath} is not Cloud Storage's: it names no {error}") from error
+
+        location = await self._again(begin, PAUSES_S[:RESTARTS], is_damage)
         checksum, offset, answer = _crc32c(b""), 0, None
         with open(lpath, "rb") as stream:
             while piece := stream.read(ONE_REQUEST):
@@ -240,6 +247,8 @@ def _crc32c(content: bytes, before: str = "AAAAAA==") -> str:
 def _compare(path: str, headers: Any, size: int, checksum: str | None) -> None:
     """Raise `TruncatedError` where an answer is not what the store has, as far as its headers say."""
     headers = {str(name).lower(): str(value) for name, value in headers.items()}
+    if "x-goog-generation" not in headers:  # a proxy's own page, or nothing at all
+        raise TruncatedError(f"the answer for {path} is not Cloud Storage's")
     if "gzip" in (headers.get("content-encoding"), headers.get("x-goog-stored-content-encoding")):
         return  # unpacked on the way: what arrives is not what is stored
     if (span := headers.get("content-range", "")).startswith("bytes "):

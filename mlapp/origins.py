@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from upath import UPath
 
 from mlapp import config as configuration
+from mlapp import small_file
 from mlapp.errors import UserError
 from mlapp.run_record import Moment
 from mlapp.schema import Config
@@ -94,10 +95,10 @@ def read(folder: UPath) -> Origins | None:
     """The origins kept in a run's folder; None where there are none, a `UserError` where they cannot be read."""
     path = folder / ORIGINS
     try:
-        return Origins.model_validate_json(path.read_text(encoding="utf-8"))
+        return Origins.model_validate_json(small_file.written(path))
     except FileNotFoundError:
         return None
-    except (ValidationError, UnicodeDecodeError) as error:
+    except ValidationError as error:
         raise UserError(f"{path} is not of this version, or damaged") from error
 
 

@@ -12,7 +12,7 @@ in its environment checks again what it read.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from mlapp import config as configuration
@@ -27,10 +27,11 @@ PINNED = "MLAPP_PINNED"
 COMPOSER = ("COMPOSER_ENVIRONMENT", "COMPOSER_LOCATION")
 DEPLOYMENT, VETTING = "deployment", ("vetting.policy", "vetting.gates")
 DEFAULT = (
-    *("quality", "signing", "storage", "images", "cloud.project", DEPLOYMENT, *VETTING),
+    *("quality", "signing", "storage", "images", "vetting", "cloud.project", "data.allow_private_addresses"),
     *("promotion.approval", "promotion.approval_hours", "promotion.unattended", "promotion.starter_may_approve"),
     *("placement.image", "placement.service_account", "placement.promotion_service_account", "placement.local_tasks"),
     *("placement.network", "placement.kms_key", "tracking.wandb_secret"),
+    *(DEPLOYMENT, "placement.runner", "placement.places"),  # else a run moves to the worker what belongs elsewhere
     *("registration.model_id", "registration.serving_image", "registration.artifacts", "registration.experiment"),
 )
 SHOWN = 10
@@ -77,22 +78,25 @@ def layers_of(
     environ: Mapping[str, str] | None = None,
     deployment: str | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """`mlapp.config.layers`, without what a preset that ships asks less of than the operator's policy.
+    """`mlapp.config.layers`, without what a preset that ships says of a vetting that the operator has pinned.
 
-    So the preset `smoke` runs where the policy is pinned, and its model is judged like any other. Gates that a conf or
-    somebody's own preset loosens are refused by `hold`.
+    So the preset `smoke` runs where the policy is pinned, and its model is judged like any other; stricter gates, as of
+    `tiny`, stay. Gates that a conf or somebody's own preset loosens are refused by `hold`.
     """
     environ = os.environ if environ is None else environ
     layers = configuration.layers(preset, overrides, environ, deployment)
-    gates = layers[f"preset {preset}"].get("vetting", {}).get("gates", {})
-    if gates and preset in configuration.preset_names() and _holds_policy(pinned(environ)):
+    names, vetting = {*pinned(environ)}, layers[f"preset {preset}"].get("vetting", {})
+    if not vetting or preset not in configuration.preset_names():
+        return layers
+    free = {name: value for name, value in vetting.items() if not {"vetting", f"vetting.{name}"} & names}
+    if "gates" in vetting and _holds_policy(names):
+        gates = vetting["gates"]
         theirs = configuration.combine(configuration.operators_layers(environ)).vetting
         least = policy_of(theirs)
         given = policy_of(Vetting.model_validate({"policy": theirs.policy, "gates": gates}))
         weak = set(looser(given, {name: bound for name, bound in least.items() if name in gates}))
-        layers[f"preset {preset}"]["vetting"]["gates"] = {
-            name: bound for name, bound in gates.items() if name not in weak
-        }
+        free["gates"] = {name: bound for name, bound in gates.items() if name not in weak}
+    layers[f"preset {preset}"]["vetting"] = free
     return layers
 
 
@@ -163,7 +167,7 @@ def _changed(ours: Config, theirs: Config, names: tuple[str, ...]) -> Iterator[s
             yield name
 
 
-def _holds_policy(names: tuple[str, ...]) -> bool:
+def _holds_policy(names: Collection[str]) -> bool:
     return bool({"vetting", *VETTING} & set(names))
 
 

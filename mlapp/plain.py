@@ -13,10 +13,10 @@ MOST_VALUES = 100_000  # of a YAML text; some lines of aliases of aliases can st
 HALF = re.compile("[\ud800-\udfff]")  # half of a character, which no file can hold
 
 
-def from_json(text: str) -> Any:
-    """The value of a JSON text."""
+def from_json(text: str, *, by_hand: bool = False) -> Any:
+    """The value of a JSON text; in one that a person wrote, a key that is there twice is refused."""
     try:
-        return _checked(json.loads(text))
+        return _checked(json.loads(text, object_pairs_hook=_once if by_hand else None))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -26,7 +26,10 @@ def from_yaml(text: str) -> Any:
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        return None if node is None else _checked(loader.construct_document(_few(node)))
+        if node is None:
+            return None
+        _once_each(_few(node))
+        return _checked(loader.construct_document(node))
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(" ".join(str(error).split())) from error
     except RecursionError as error:
@@ -34,6 +37,29 @@ def from_yaml(text: str) -> Any:
     # A value that is not of the kind its tag says (!!bool x) makes PyYAML stumble in many ways.
     except Exception as error:
         raise ValueError(f"a value is not of the kind that its tag says ({type(error).__name__})") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs as a map; a ValueError where one would silently replace another."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice[:100]!r} is there twice: give it once")
+    return made
+
+
+def _once_each(root: yaml.Node) -> None:
+    """The same for every map of a YAML document."""
+    waiting, seen = [root], {id(root)}
+    while waiting:
+        node = waiting.pop()
+        parts = node.value if isinstance(node, yaml.SequenceNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            _once([(key.value, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)])
+            parts = [part for pair in node.value for part in pair]
+        waiting += (new := [part for part in parts if id(part) not in seen])
+        seen |= {id(part) for part in new}
 
 
 def _few(node: yaml.Node) -> yaml.Node:

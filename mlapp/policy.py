@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +23,13 @@ AT_LEAST = {
     *("accuracy", "accuracy_apart", "class_recall", "corrupted_accuracy", "test_images", "test_images_per_class"),
     *("same_test_set", "champion_worse_p", "champion_gain_apart", "baseline_worse_p"),
 }
+# What a measure can come to. A bound outside of it, such as a percentage for a share, is always missed or always met.
+SHARES = {
+    *("accuracy", "accuracy_apart", "class_recall", "calibration_error", "corrupted_accuracy", "churn"),
+    *("same_test_set", "champion_worse_p", "champion_better_p", "class_inferior_p"),
+    *("baseline_worse_p", "baseline_better_p"),
+}
+DIFFERENCES = {"champion_gain_apart", "class_recall_drop", "corrupted_accuracy_drop"}
 # Only these may go without being measured: where there is no champion yet.
 AGAINST_CHAMPION = {
     *("same_test_set", "champion_worse_p", "champion_better_p", "champion_gain_apart"),
@@ -92,6 +100,10 @@ def _wrong(measure: Measure, bound: Bound) -> str | None:
     wanted, other = ("at_least", "at_most") if measure in AT_LEAST else ("at_most", "at_least")
     if getattr(bound, wanted) is None or getattr(bound, other) is not None:
         return f"takes {wanted}, a number, and no {other}"
+    least, most = (0, 1) if measure in SHARES else (-1, 1) if measure in DIFFERENCES else (0, math.inf)
+    if not least <= (asked := getattr(bound, wanted)) <= most:
+        between = f"from {least} to {most}" if most == 1 else f"of {least} or more"
+        return f"takes a number {between}, not {asked:g}"
     if bound.otherwise is None:
         return "does not say what missing it means: add otherwise: reject, hold or note"
     if (bound.margin is None) != (measure != "class_inferior_p"):

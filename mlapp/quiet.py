@@ -1,4 +1,4 @@
-"""Keep native libraries from talking into the log."""
+"""What a command prints: its answer to stdout, and nothing of native libraries into the log."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+
+from mlapp.errors import UserError
+
+
+def answer(text: str) -> None:
+    """Print a command's answer to stdout, in what characters it has; a `UserError` where it is full or nobody reads."""
+    if sys.stdout is None:
+        return
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        sys.stdout.write(f"{text.encode(encoding, 'backslashreplace').decode(encoding)}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries again when it ends
+        raise UserError(f"the answer cannot be written to standard output ({error.strerror}): run again") from error
 
 
 @contextmanager
@@ -37,6 +52,9 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
     """Send to stderr what the block, its libraries and its child processes print: stdout is for a command's answer."""
+    if sys.stdout is None:  # the command was started with it closed
+        yield
+        return
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

@@ -53,6 +53,9 @@ class Metric(Record):
     unit: str = ""
 
 
+Timings = dict[str, Annotated[float, Field(ge=0, le=1e12)]]
+
+
 class Hop(Record):
     """A place that was tried for a stage, and what came of it: ``ran``, or why the next one was tried."""
 
@@ -84,7 +87,7 @@ class StageResult(Record):
     inputs: dict[str, str] = Field(description="input reference by name, as given")
     artifacts: dict[str, Artifact]
     metrics: dict[str, Metric]
-    timings: dict[str, float] = Field(description="wall_s and cpu_s, of all tries that the work took, and peak_rss_mb")
+    timings: Timings = Field(description="wall_s and cpu_s, of all tries that the work took, and peak_rss_mb")
     environment: dict[str, str]
     hops: list[Hop] = Field(
         default_factory=list, description="places that were tried, the last is where it ran; empty on a worker"

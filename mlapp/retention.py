@@ -1,24 +1,26 @@
 """Remove what is old: runs, work directories, bundles that were never promoted. Shows them; --yes removes them.
 
-Kept whatever its age: a run that is at work, every work directory (raw, processed, models) that a kept run or a kept
-bundle was made of, and every bundle that the pointer, the history or another kept bundle names. Links are not followed.
+Kept whatever its age: a run that is at work, every work directory (raw, processed, models) that a kept run, bundle or
+work directory was made of, and every bundle that the pointer, the history or another kept bundle names. Links are not
+followed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
-import sys
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from upath import UPath
 
-from mlapp import pins, run_history, storage
+from mlapp import pins, run_history, small_file, storage
 from mlapp.errors import OneLineError, UserError
+from mlapp.quiet import answer
 from mlapp.registry import catalogue, files
 from mlapp.registry.bundle import MANIFEST, Manifest
 from mlapp.registry.pointer import BUNDLE_ID, Pointer
@@ -28,6 +30,7 @@ from mlapp.schema import Storage
 from mlapp.text_table import table
 
 Kind = Literal["run", "work directory", "bundle"]
+NAMED = re.compile(r"/([0-9a-f]{8})[0-9a-f]{8}/")  # a work directory in a reference to a file in it
 WORK = re.compile(r"[0-9a-f]{16}")  # a work directory is named for its key, of which a record's folder has 8 digits
 
 
@@ -51,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     try:
         found = clean(pins.load().storage, arguments.older_than, remove_them=arguments.yes)
+        answer(report(found, removed=arguments.yes))
     except OneLineError as error:
         parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
-    sys.stdout.write(f"{report(found, removed=arguments.yes)}\n")
 
 
 def days(text: str) -> float:
@@ -75,8 +78,12 @@ def clean(areas: Storage, older_than: float, *, remove_them: bool, bundles: bool
 
 
 def old(areas: Storage, cutoff: datetime) -> list[Old]:
-    """Everything that is older than ``cutoff`` and that nothing younger needs."""
-    runs = run_history.read_each(areas.experiments) if storage.at(areas.experiments).exists() else ()
+    """Everything that is older than ``cutoff`` and that nothing younger needs.
+
+    A `UserError` where it is not known what runs need, so that a mistyped area costs nobody their data.
+    """
+    has_runs = storage.at(areas.experiments).exists()
+    runs = run_history.read_each(areas.experiments) if has_runs else ()
     found, used = [], set[str]()
     for run in runs:
         if _is_old(run, cutoff):
@@ -88,9 +95,13 @@ def old(areas: Storage, cutoff: datetime) -> list[Old]:
         gone, kept = _bundles(Pointer(areas.registry, name), cutoff)
         bundles += gone
         used |= {stage.get("key", "")[:8] for manifest in kept for stage in manifest.stages.values()}
-    for area in dict.fromkeys((areas.models, areas.processed, areas.raw)):
-        found += _work(area, used, cutoff)
-    return found + bundles
+    unused = _work(dict.fromkeys((areas.models, areas.processed, areas.raw)), used, cutoff)
+    if unused and not has_runs:
+        raise UserError(
+            f"there are no runs at {areas.experiments}, which would say what they still need of {len(unused)} old work "
+            "directories: set storage.experiments to where the runs are, or make that folder if there never were any"
+        )
+    return [*found, *unused, *bundles]
 
 
 def remove(each: Old) -> None:
@@ -104,7 +115,10 @@ def remove(each: Old) -> None:
 def _made_by(run: Run) -> set[str]:
     """The keys of a run's stages, 8 digits each; by the name of its folder also of one whose record is damaged."""
     by_result = {stage.result.removesuffix(f"/{RESULT}").rpartition("/")[2][:8] for stage in run.stages}
-    return by_result | {stage.key[:8] for stage in run.stages} | {name.rpartition("-")[2] for name in run.damage}
+    named = {key for stage in run.stages for key in NAMED.findall(json.dumps(stage.config))}
+    return (
+        by_result | named | {stage.key[:8] for stage in run.stages} | {name.rpartition("-")[2] for name in run.damage}
+    )
 
 
 def _is_old(run: Run, cutoff: datetime) -> bool:
@@ -112,14 +126,30 @@ def _is_old(run: Run, cutoff: datetime) -> bool:
     return run.when is not None and run.when < cutoff and not at_work and not _is_link(run.folder)
 
 
-def _work(area: str, used: Set[str], cutoff: datetime) -> Iterator[Old]:
-    """Work directories, of every stage, that are not used and in which nothing has changed since."""
-    for stage in _folders(storage.at(area)):
-        for place in _folders(stage):
-            if WORK.fullmatch(place.name) and place.name[:8] not in used:
-                each, changed = _measured("work directory", place, RESULT)
-                if changed < cutoff:
-                    yield each
+def _work(areas: Iterable[str], used: Set[str], cutoff: datetime) -> list[Old]:
+    """Work directories, of every stage, in which nothing has changed since, and that no run and no kept one needs."""
+    found, kept = dict[str, list[Old]](), list[UPath]()
+    for place in (place for area in areas for stage in _folders(storage.at(area)) for place in _folders(stage)):
+        if not WORK.fullmatch(place.name):
+            continue
+        if place.name[:8] not in used:
+            each, changed = _measured("work directory", place, RESULT)
+            if changed < cutoff:
+                found.setdefault(place.name[:8], []).append(each)
+                continue
+        kept.append(place)
+    while kept:
+        for key in _inputs(kept.pop()):
+            kept += [each.folder for each in found.pop(key, [])]
+    return [each for those in found.values() for each in those]
+
+
+def _inputs(place: UPath) -> list[str]:
+    """The keys, 8 digits each, that the result in a work directory names, whatever else is wrong with it."""
+    try:
+        return NAMED.findall(small_file.written(place / RESULT))
+    except (FileNotFoundError, NotADirectoryError, UserError):
+        return []
 
 
 def _bundles(pointer: Pointer, cutoff: datetime) -> tuple[list[Old], list[Manifest]]:
@@ -128,6 +158,7 @@ def _bundles(pointer: Pointer, cutoff: datetime) -> tuple[list[Old], list[Manife
     A `UserError`, before anything is removed, where pointer or history are damaged.
     """
     named = {pointer.read(), *(bundle for move in pointer.history() for bundle in (move["champion"], move["before"]))}
+    files.check_folder(pointer.folder)
     places = {path.name: path for path in pointer.folder.iterdir() if BUNDLE_ID.fullmatch(path.name)}
     for place in places.values():
         files.check_folder(place)  # of a link, what it leads to would be removed

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from os.path import isfile
 from typing import Any
 
 from upath import UPath
 
-from mlapp import origins, run_record, storage
+from mlapp import origins, plain, run_record, small_file, storage
 from mlapp.data_digest import data_digest
 from mlapp.errors import UserError
 from mlapp.origins import Origins, Setting
@@ -108,8 +108,8 @@ class Run:
             return ""
         path = self.read_from / run_record.STAGES / prepared.folder_name / "dataset.json"
         try:
-            return data_digest(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return data_digest(plain.from_json(small_file.written(path)))
+        except (OSError, UserError, ValueError, LookupError, TypeError, AttributeError):
             return ""
 
     @property
@@ -162,7 +162,7 @@ def read(folder: UPath) -> Run:
         damage.append(origins.ORIGINS)
     stages, unread = run_record.read(folder)
     settings = {name: setting.value for name, setting in told.settings.items()} if told else _settings(folder, damage)
-    return Run(folder, told, settings, stages, (folder / SUMMARY).exists(), [*damage, *unread])
+    return Run(folder, told, settings, stages, isfile(f"{folder}/{SUMMARY}"), [*damage, *unread])
 
 
 def read_named(area: str, name: str) -> Run:
@@ -187,7 +187,12 @@ def names(area: str) -> list[str]:
     found = [str(place.name) for place in folder.iterdir() if place.is_dir()] if folder.is_dir() else []
     if not found and not (storage.is_local(folder) and folder.is_dir()):
         raise no_area(folder)
-    return [name for name in found if not name.startswith(".")]
+    return [name for name in found if is_name(name)]
+
+
+def is_name(name: str) -> bool:
+    """Whether a folder of this name may be a run's: not a hidden one, nor one whose name is not UTF-8."""
+    return not (name.startswith(".") or plain.HALF.search(name))
 
 
 def no_area(folder: UPath) -> UserError:
@@ -216,9 +221,9 @@ def find(names: Sequence[str], name: str, area: str) -> str:
 def _settings(folder: UPath, damage: list[str]) -> dict[str, Any]:
     path = folder / CONFIG
     try:
-        return origins.dotted(json.loads(path.read_text(encoding="utf-8")))
+        return origins.dotted(plain.from_json(small_file.written(path)))
     except FileNotFoundError:
         return {}
-    except (ValueError, AttributeError):
+    except (UserError, ValueError, AttributeError):
         damage.append(CONFIG)
         return {}

@@ -23,9 +23,10 @@ from typing import Literal
 from pydantic import Field, ValidationError
 from upath import UPath
 
-from mlapp import gcs, run_history, storage
+from mlapp import gcs, run_history, small_file, storage
+from mlapp.errors import UserError
 from mlapp.result import Metric, Record
-from mlapp.run_history import FILES, Run
+from mlapp.run_history import FILES, Run, is_name
 from mlapp.run_record import CHANGED, RECORD, STAGES, Moment
 
 log = logging.getLogger("mlapp")
@@ -104,9 +105,12 @@ def _local(folder: UPath) -> list[Overview]:
     if not folder.is_dir():
         raise run_history.no_area(folder)
     with os.scandir(folder.path) as entries:
-        stamps = {entry.name: _stamp(entry.path) for entry in entries if entry.name[0] != "." and isdir(entry.path)}
+        stamps = {entry.name: _stamp(entry.path) for entry in entries if is_name(entry.name) and isdir(entry.path)}
     index = folder / INDEX
-    known = _parsed(index.read_text(encoding="utf-8", errors="replace") if index.is_file() else "")
+    try:
+        known = _parsed(small_file.written(index))
+    except (FileNotFoundError, UserError):
+        known = {}
 
     def read_one(name: str) -> Overview:
         return Overview.of(run_history.read(folder / name), stamps[name])
@@ -212,9 +216,10 @@ def _stamp(folder: str) -> str:
     for path in (*(f"{folder}/{name}" for name in TOP), *records, *described):
         try:
             seen = os.stat(path)
-            digest.update(f"{path[len(folder) :]} {seen.st_mtime_ns} {seen.st_size} {seen.st_ino}\n".encode())
+            told = f"{path[len(folder) :]} {seen.st_mtime_ns} {seen.st_size} {seen.st_ino}\n"
         except OSError:
-            digest.update(f"{path[len(folder) :]}\n".encode(errors="surrogateescape"))
+            told = f"{path[len(folder) :]}\n"
+        digest.update(os.fsencode(told))
     return digest.hexdigest()
 
 

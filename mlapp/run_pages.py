@@ -7,6 +7,7 @@ import os
 from datetime import UTC, datetime
 
 from mlapp import origins, run_comparison
+from mlapp.errors import printable
 from mlapp.result import Metric
 from mlapp.run_history import Run
 from mlapp.run_index import Accuracy, Overview
@@ -46,7 +47,7 @@ def overview(runs: list[Overview], width: int | None = WIDTH) -> str:
     told = [table(rows, right=(4, 5, 7) if width is not None else (5, 6, 9), width=width)]
     if any("~" in cell for row in rows[1:] for cell in row[4:7]):
         told.append("~ on validation; the others are on the test split")
-    told += [f"damaged: {run.run}: cannot read {', '.join(run.damaged)}" for run in runs if run.damaged]
+    told += [printable(f"damaged: {run.run}: cannot read {', '.join(run.damaged)}") for run in runs if run.damaged]
     return "\n".join(told)
 
 
@@ -64,8 +65,7 @@ def details(run: Run) -> str:
         parts.append(_stages(run))
         paths = [(stage.label, stage.result.removesuffix("/result.json")) for stage in run.stages if stage.result]
         if paths:
-            width = max(len(label) for label, _ in paths)  # a path that is cut helps nobody, so this is no table
-            parts.append("\n".join(["paths", *(f"{label:{width}}  {path}" for label, path in paths)]))
+            parts.append(f"paths\n{table(paths, width=None)}")  # a path that is cut helps nobody
     return "\n\n".join(parts)
 
 
@@ -146,7 +146,7 @@ def _head(run: Run) -> str:
     lines.append(("folder", str(run.folder)))
     if run.damage:
         lines.append(("damaged", f"cannot read {', '.join(run.damage)}"))
-    return "\n".join(f"{name:10}  {value}" for name, value in lines)
+    return table(lines, width=None)
 
 
 def _stages(run: Run) -> str:

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError
 from upath import UPath
 
-from mlapp import storage
-from mlapp.result import Metric, Record
+from mlapp import small_file, storage
+from mlapp.errors import UserError, printable
+from mlapp.result import Metric, Record, Timings
 
 RECORD, STAGES, HISTORY = "stage.json", "stages", "history.csv"
 CHANGED = ".changed"  # folder of the experiments area: an empty file for each record that was written in a bucket
@@ -47,7 +48,7 @@ class StageRecord(Record):
     result_sha256: str | None = Field(None, description="SHA-256 of that file")
     process: str = Field("", description="host and process id, to tell a running stage from one that was killed")
     metrics: dict[str, Metric] = Field(default_factory=dict)
-    timings: dict[str, float] = Field(default_factory=dict)
+    timings: Timings = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, str] = Field(default_factory=dict)
 
@@ -84,7 +85,7 @@ def label(stage: str, config: Mapping[str, Any]) -> str:
     field = {"distill": "widths", "prune": "sparsities", "tune": "trainer"}.get(stage, "")
     told = config.get(field)
     if isinstance(told, list | tuple):
-        told = "+".join(f"{value:g}" for value in told)
+        told = "+".join(f"{value:g}" if isinstance(value, float) else str(value) for value in told)
     return f"{stage} {told}" if told else stage
 
 
@@ -106,9 +107,13 @@ def read(folder: UPath) -> tuple[list[StageRecord], list[str]]:
     """The records in a run's folder in the order in which the stages began, and what could not be read."""
     records, damaged = [], []
     stages = folder / STAGES
-    for place in sorted(stages.iterdir(), key=lambda path: path.name) if stages.is_dir() else []:
+    try:
+        places = sorted(stages.iterdir(), key=lambda path: path.name) if stages.is_dir() else []
+    except PermissionError:
+        return [], [STAGES]
+    for place in places:
         try:
-            records.append(StageRecord.model_validate_json((place / RECORD).read_text(encoding="utf-8")))
-        except (OSError, ValidationError, UnicodeDecodeError):
-            damaged.append(f"{STAGES}/{place.name}")
+            records.append(StageRecord.model_validate_json(small_file.written(place / RECORD)))
+        except (OSError, UserError, ValidationError):
+            damaged.append(printable(f"{STAGES}/{place.name}"))
     return sorted(records, key=lambda record: record.began), damaged

@@ -5,12 +5,13 @@ Light to import (no NumPy, no TensorFlow): the DAG builds its trigger form from 
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from mlapp.address import usable, usable_source
+from mlapp.address import fault, usable, usable_source
 from mlapp.schema_cloud import Cloud, Images, Placement, Registration
 from mlapp.schema_policy import Vetting
 from mlapp.search_space import Dimension
@@ -23,7 +24,8 @@ NAME = r"^[a-z][a-z0-9_]{0,39}$"  # of a data set or a model: it becomes a folde
 
 
 def label(name: str) -> str:
-    """The name of a class, if it can stand in a file, in a line and in a table; a ValueError says why not."""
+    """The name of a class in Unicode's form C, if it fits a file, a line and a table; a ValueError says why not."""
+    name = unicodedata.normalize("NFC", name)
     if not 0 < len(name) <= LONGEST_LABEL or not name.isprintable() or name != name.strip() or "|" in name:
         raise ValueError(f"{name[:40]!r} is no class's name: give 1 to {LONGEST_LABEL} printable characters, no |")
     return name
@@ -31,6 +33,8 @@ def label(name: str) -> str:
 
 Label = Annotated[str, AfterValidator(label)]
 LONGEST_LABEL = 100
+# Where somebody may have written a secret in place of its name: no error quotes these.
+UNQUOTED = frozenset({"signing", "private_key", "wandb_secret"})
 # The name of the model where none is set: the data's own, but for data whose name a shipped champion has.
 OWN_NAMES = {"fashion_mnist": "my_fashion_mnist"}
 File = Annotated[str, AfterValidator(usable)]  # a path or URI
@@ -108,7 +112,7 @@ class Data(Section):
     sha256: dict[IdxName, Sha256] = Field(
         default_factory=dict,
         description="SHA-256 of decompressed IDX files by name (train-images, train-labels, t10k-images, t10k-labels); "
-        "Fashion-MNIST's own are known",
+        "Fashion-MNIST's own are known and cannot be changed",
     )
     classes: tuple[Label, ...] | None = Field(
         None,
@@ -239,7 +243,7 @@ class Training(Optimization, Network):
 class Distillation(Optimization, Network):
     """The students that learn from the teacher."""
 
-    widths: tuple[float, ...] = Field(
+    widths: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(
         (0.5, 0.25), min_length=1, max_length=8, description="one student for each width, as a multiplier of channels"
     )
     max_bytes: int | None = Field(
@@ -268,7 +272,7 @@ class Pruning(Optimization):
     method: Literal["filters", "weights"] = Field(
         "filters", description="filters: rebuild narrower layers; weights: zero single weights (tfmot), same shapes"
     )
-    sparsities: tuple[float, ...] = Field(
+    sparsities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (0.3, 0.5), min_length=1, max_length=8, description="shares of filters or weights to remove, each tried"
     )
     rounds: int = Field(
@@ -358,9 +362,16 @@ class Promotion(Section):
     )
     starter_may_approve: bool = Field(
         True,
-        description="with approval: whether the person who started a run may approve its model; false: that person's "
-        "approval counts as a rejection, as does any approval where starter or approver is unknown",
+        description="with approval: whether the person who started a run, or announced its data, may approve its "
+        "model; false: that counts as a rejection, as does any approval where starter or approver is unknown",
     )
+
+
+def key_place(value: str) -> str:
+    """Where keys are; a ValueError that quotes nothing for what may be the key itself."""
+    if "-----" in value or fault(value):
+        raise ValueError("it names no file: give the path of the file that holds the key, or projects/P/secrets/S")
+    return value
 
 
 class Signing(Section):
@@ -368,13 +379,13 @@ class Signing(Section):
 
     beside_the_result: ClassVar[bool] = True
 
-    private_key: File | None = Field(
+    private_key: Annotated[str, AfterValidator(key_place)] | None = Field(
         None,
         min_length=1,
         description="key that signs what is promoted: a file that nobody else may read, or projects/P/secrets/S in "
         "Secret Manager, which is never written to a disk; unset: none",
     )
-    public_key: File | None = Field(
+    public_key: Annotated[str, AfterValidator(key_place)] | None = Field(
         None,
         min_length=1,
         description="file, URI or secret with the public keys, one PEM block each, that sign what is trusted: bundles "
@@ -419,7 +430,12 @@ class Config(BaseSettings):
     """The whole configuration of a run."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="MLAPP_", env_nested_delimiter="__", allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        env_prefix="MLAPP_",
+        env_nested_delimiter="__",
+        case_sensitive=True,  # or a section of the wrong case is dropped where another layer sets the right one
+        allow_inf_nan=False,
     )
 
     storage: Storage = Storage()

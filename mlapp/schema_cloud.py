@@ -8,19 +8,26 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mlapp.section import Section
-from mlapp.vertex_machines import refusal
+from mlapp.vertex_machines import refusal, region_refusal
 
-Region = Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)+[0-9]{1,2}$")]
+
+def _region(name: str) -> str:
+    if told := region_refusal(name):
+        raise ValueError(told)
+    return name
+
+
+Region = Annotated[str, AfterValidator(_region)]
 ServiceAccount = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*@[a-z0-9.-]+\.gserviceaccount\.com$")]
 # A tag may stand for another image tomorrow, a digest cannot.
 BY_DIGEST = r"^[a-z0-9][a-z0-9._:/-]*@sha256:[0-9a-f]{64}$"
 PROMOTING = ("vet", "promote")  # the tasks that decide which model is the champion
 # Keys and values as Google Cloud takes them.
 LabelKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-NETWORK = re.compile(r"projects/(?P<project>[^/]+)/global/networks/(?P<name>[^/]+)")
+NETWORK = re.compile(r"projects/(?P<project>[a-z0-9.:-]+)/global/networks/(?P<name>[^/]+)")
 LabelValue = Annotated[str, Field(pattern=r"^[a-z0-9_-]{0,63}$")]
 
 
@@ -89,7 +96,8 @@ class Placement(Section):
     kms_key: str | None = Field(
         None,
         pattern=r"^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$",
-        description="customer-managed key that encrypts the jobs' disks, of the jobs' region; unset: Google's own",
+        description="customer-managed key that encrypts the jobs' disks; places in other regions than the key's are "
+        "left out, as Vertex AI takes no key of another region; unset: Google's own",
     )
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32, description="labels of every job")
     deadline_hours: float = Field(8.0, gt=0, le=168, description="hours after which a job is ended, queue included")
@@ -118,7 +126,7 @@ class Placement(Section):
         if not (found := NETWORK.fullmatch(network)):
             raise ValueError(f"{network} names no network: write projects/NUMBER/global/networks/NAME")
         project, name = found["project"], found["name"]
-        if not project.isdecimal():
+        if not (project.isascii() and project.isdecimal()):
             number = f"gcloud projects describe {project} --format='value(projectNumber)'"
             raise ValueError(
                 f"Vertex AI takes a network by its project's number, not by {project}: `{number}` prints it"
@@ -126,6 +134,21 @@ class Placement(Section):
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name):
             raise ValueError(f"{name} is not a network's name: `gcloud compute networks list --project={project}`")
         return network
+
+    @model_validator(mode="after")
+    def _key_is_of_the_region(self) -> Self:
+        if self.kms_key is None:
+            return self
+        own = self.kms_key.split("/")[3]
+        usable = tuple(each for each in self.places if not isinstance(each, Place) or each.region == own)
+        if len(self.places) > len(usable) == len([each for each in usable if each == "local"]):
+            others = sorted({each.region for each in self.places if isinstance(each, Place)})
+            raise ValueError(
+                f"kms_key is a key of {own}, and jobs in {', '.join(others)} cannot use it: Vertex AI takes a key "
+                f"of the job's own region only, so give a place in {own}, or a key of their region"
+            )
+        object.__setattr__(self, "places", usable)
+        return self
 
     def account_of(self, task: str) -> str | None:
         """The service account that a task's job runs as."""

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    model_serializer,
+)
 
 from mlapp.address import usable
 from mlapp.section import Section
@@ -33,11 +40,17 @@ Measure = Literal[
 ]
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("input should be a number, not true or false")  # noqa: TRY004 - pydantic takes no other
+    return value
+
+
 class Bound(Section):
     """What a policy asks of a measure, or what of that a run changes."""
 
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: Annotated[float | None, BeforeValidator(_number)] = None
+    at_most: Annotated[float | None, BeforeValidator(_number)] = None
     margin: float | None = Field(None, gt=0, lt=1, description="of class_inferior_p: a loss of recall that matters")
     otherwise: Literal["reject", "hold", "note"] | None = Field(
         None, description="what missing the bound means; note: nothing, but it is told"

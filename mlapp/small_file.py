@@ -1,4 +1,4 @@
-"""Read files that people write (presets, policies, keys), whatever somebody put in their place."""
+"""Read files that people write (presets, policies, keys), or stages, whatever somebody put in their place."""
 
 from __future__ import annotations
 
@@ -20,9 +20,29 @@ def read(path: UPath, most: int = MOST_BYTES) -> str:
     UTF-8.
     """
     try:
-        content = (_read_local if storage.is_local(path) else _read_remote)(path, most)
+        return _text(path, most)
     except FileNotFoundError as error:
         raise storage.missing(path, f"there is no file {path}: give the path or URI of one that exists") from error
+
+
+def written(path: UPath) -> str:
+    """The text of a file that a stage wrote into a run's folder.
+
+    A FileNotFoundError where there is none; a `UserError` for everything else that keeps it from being read.
+    """
+    try:
+        return _text(path, storage.LARGEST_TEXT)
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and not storage.is_local(path):
+            raise  # a store that does not answer says nothing of the file
+        raise storage.explain(error) or UserError(f"cannot read {path} ({error}): remove it") from error
+
+
+def _text(path: UPath, most: int) -> str:
+    try:
+        content = (_read_local if storage.is_local(path) else _read_remote)(path, most)
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder: give a file") from error
     if len(content) > most:

@@ -70,7 +70,7 @@ class Stage(Generic[C]):
                     log.info("%s: nothing to do, valid result of %s at %s", self.name, done.finished, done.uri)
                     tracking.reused(done)
                     return done
-                return self._compute(config, key, place)
+                return self._compute(config, key, place, force)
 
     @property
     def module(self) -> str:
@@ -104,7 +104,7 @@ class Stage(Generic[C]):
         except UserError as error:
             log.warning("%s: computing again, %s", self.name, error)
             return None
-        if result is None or result.key != (key or self.key(config)):
+        if result is None or (result.stage, result.key) != (self.name, key or self.key(config)):
             return None
         if not storage.is_local(storage.at(workdir)) and not ledger.knows(result):
             log.warning("%s: computing again, %s is not known to be the project's own", self.name, result.uri)
@@ -132,10 +132,10 @@ class Stage(Generic[C]):
             self.body(config, Path(scratch))
         raise Dismissed("done, the chief writes the result")
 
-    def _compute(self, config: C, key: str, place: Workspace) -> StageResult:
+    def _compute(self, config: C, key: str, place: Workspace, force: bool) -> StageResult:
         local, folder = place.local, place.workdir
         storage.remove(folder / RESULT)
-        spending = place.resume(key)
+        spending = place.resume(key, fresh=force)
         tracking.began(self.name, key, config.model_dump(mode="json"))
         try:
             outcome = self.body(config, local)
@@ -218,7 +218,8 @@ def _artifact(file: Any, local: Path, folder: Any) -> Artifact:
 @contextmanager
 def _lock(local: Path) -> Iterator[None]:
     """One process a work directory: a second one waits, then finds the first one's result."""
-    with (local / ".lock").open("w") as stream:
+    handle = os.open(local / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    with os.fdopen(handle, "wb") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mlapp.result import Metric
 
 Z95 = 1.959963984540054
+ERROR_RATE = 0.01  # how often models that only guess may pass for ones that learnt
 Labels = npt.NDArray[np.integer[Any]]
 
 
@@ -139,3 +140,13 @@ def median_interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     rank = int(binom.ppf(0.025, len(values), 0.5))
     ordered = np.sort(values)
     return float(ordered[max(rank - 1, 0)]), float(ordered[min(len(values) - rank, len(values) - 1)])
+
+
+def most_by_luck(images: int, classes: int, trials: int) -> int:
+    """How many of so many images the luckiest of several models that only guess has right.
+
+    The binomial bound, corrected for as many models (Bonferroni): all of them are below it with 99 % probability.
+    """
+    from scipy.stats import binom
+
+    return int(binom.isf(ERROR_RATE / trials, images, 1 / classes))

@@ -220,13 +220,17 @@ def fetch(path: UPath, digest: str | None = None) -> Path:
 
 
 def fetch_named(folder: UPath, names: Collection[str]) -> UPath:
-    """A local folder with the files of these names from ``folder`` and all below it, fetched many at a time."""
+    """A local folder with the files of these names from ``folder`` and all below it, fetched many at a time.
+
+    Objects may have any name: one that would lead out of the local folder is left where it is.
+    """
     if is_local(folder):
         return folder
-    copied = tempfile.mkdtemp(dir=_fetched().name)
-    found = [path for path in folder.fs.find(folder.path) if path.rpartition("/")[2] in names]
+    copied, root = tempfile.mkdtemp(dir=_fetched().name), folder.path.rstrip("/")
+    inside = {path: path.removeprefix(root).split("/")[1:] for path in folder.fs.find(folder.path)}
+    found = [path for path, parts in inside.items() if parts[-1] in names and not {"", ".", ".."} & {*parts}]
     if found:
-        folder.fs.get(found, [f"{copied}{path.removeprefix(folder.path.rstrip('/'))}" for path in found])
+        folder.fs.get(found, ["/".join((copied, *inside[path])) for path in found])
     return at(copied)
 
 
@@ -287,7 +291,7 @@ MENDABLE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), NO_SPACE),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), NO_PERMISSION),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), IN_THE_WAY),
-    errno.ELOOP: "{} is a link that leads back to itself: remove it, or give another path",
+    errno.ELOOP: "{} is a link that leads nowhere, or may not stand there: remove it, or give another path",
     errno.ENAMETOOLONG: "{} is longer than a name may be: give a shorter one",
 }
 

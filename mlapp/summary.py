@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from mlapp import storage, text_table
-from mlapp.errors import UserError
+from mlapp.errors import UserError, printable
 from mlapp.result import Outcome, ResultUris, StageResult
 from mlapp.section import Section
 from mlapp.stage import stage
@@ -54,7 +54,7 @@ def table(results: list[StageResult], started: datetime | None, run: str) -> str
     spent = 0.0
     for result in results:
         reused = started is not None and datetime.fromisoformat(result.finished) < started
-        spent += 0 if reused else result.timings["wall_s"]
+        spent += 0 if reused else result.timings.get("wall_s", 0.0)
         time, cpu, peak = text_table.costs(result.timings)
         rows.append(
             (
@@ -65,7 +65,7 @@ def table(results: list[StageResult], started: datetime | None, run: str) -> str
                 text_table.key_metric(result.stage, result.headline),
             )
         )
-    lines = text_table.table(rows, right=(1, 2, 3), width=None).splitlines()
+    lines = text_table.table(rows, right=(1, 2, 3), width=None).split("\n")
     rule = "-" * min(max(map(len, lines)), 110)
     told = [f"run {run}", rule, lines[0], rule, *lines[1:], rule, f"stages took {spent:.0f} s"]
     by_stage = {result.stage: result for result in results}
@@ -77,7 +77,7 @@ def table(results: list[StageResult], started: datetime | None, run: str) -> str
         if "model_card" in promoted.artifacts:
             told.append(f"bundle      {promoted.artifact('model_card').parent}")
             told.append(f"model card  {promoted.artifact('model_card')}")
-    return "\n".join(told) + "\n"
+    return "\n".join(map(printable, told)) + "\n"
 
 
 def placed(folder: str) -> list[dict[str, Any]]:
@@ -98,7 +98,7 @@ def told(jobs: list[dict[str, Any]]) -> str:
     lines += [
         f"            {job['task']} at {job['place']}: {job['outcome']}" for job in jobs if job["outcome"] != "ran"
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _has_something_to_tell(result: StageResult) -> bool:

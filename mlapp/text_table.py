@@ -37,7 +37,8 @@ def cut(text: str, width: int) -> str:
 
 def costs(timings: Mapping[str, float]) -> tuple[str, str, str]:
     """A stage's time, CPU time and peak memory."""
-    return f"{timings['wall_s']:.1f} s", f"{timings['cpu_s']:.0f} s", f"{timings['peak_rss_mb']:,.0f} MB"
+    wall, cpu, peak = (timings.get(name, 0.0) for name in ("wall_s", "cpu_s", "peak_rss_mb"))
+    return f"{wall:.1f} s", f"{cpu:.0f} s", f"{peak:,.0f} MB"
 
 
 def key_metric(stage: str, headline: str) -> str:

@@ -1,8 +1,8 @@
-"""What Vertex AI takes as a machine with accelerators, as data: a wrong place is refused when a run is configured.
+"""What Vertex AI takes as a place, as data: a wrong region, machine or accelerator is refused when a run is configured.
 
 After `google.cloud.aiplatform_v1.types.AcceleratorType` (a test compares; importing it costs a second) and the table in
-https://cloud.google.com/vertex-ai/docs/training/configure-compute. A machine family that is not listed here may be
-newer than this page: it passes, and Vertex AI judges.
+https://cloud.google.com/vertex-ai/docs/training/configure-compute. A machine family or region that is not listed here
+may be newer than this page: it passes, and Vertex AI judges.
 """
 
 from __future__ import annotations
@@ -50,8 +50,30 @@ PLAIN: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     | {"highcpu": (16, 32, 48, 64, 80)},
     "c2": {"standard": (4, 8, 16, 30, 60)},
 }
+REGIONS = (
+    *("africa-south1", "asia-east1", "asia-east2", "asia-northeast1", "asia-northeast2", "asia-northeast3"),
+    *("asia-south1", "asia-south2", "asia-southeast1", "asia-southeast2", "asia-southeast3", "australia-southeast1"),
+    *("australia-southeast2", "europe-central2", "europe-north1", "europe-north2", "europe-southwest1", "europe-west1"),
+    *("europe-west2", "europe-west3", "europe-west4", "europe-west6", "europe-west8", "europe-west9", "europe-west10"),
+    *("europe-west12", "me-central1", "me-central2", "me-west1", "northamerica-northeast1", "northamerica-northeast2"),
+    *("northamerica-south1", "southamerica-east1", "southamerica-west1", "us-central1", "us-central2", "us-east1"),
+    *("us-east4", "us-east5", "us-east7", "us-south1", "us-west1", "us-west2", "us-west3", "us-west4", "us-west8"),
+)
+NEWER = 3  # how much higher the number of a newer one may be
 WITH_THEIR_OWN = frozenset(name.partition("-")[0] for name in BUILT_IN)
+REGION = re.compile(r"(?P<area>[a-z]+)-(?P<side>[a-z]+)(?P<number>[1-9][0-9]?)")
 FORM = re.compile(r"(?P<family>[a-z0-9]+)-(?P<kind>[a-z]+)-(?P<size>\d+)")
+
+
+def region_refusal(region: str) -> str | None:
+    """Why there is no such region, and which is probably meant; None where there may be one."""
+    forms = [form for each in REGIONS if (form := REGION.fullmatch(each))]
+    areas, sides = {form["area"] for form in forms}, {form["side"] for form in forms}
+    if (given := REGION.fullmatch(region)) and given["area"] in areas and given["side"] in sides:
+        numbers = [int(form["number"]) for form in forms if form.groups()[:2] == given.groups()[:2]]
+        if int(given["number"]) <= max(numbers, default=0) + NEWER:
+            return None
+    return f"Google Cloud has no region {region}: take {_close(region.lower(), REGIONS)}"
 
 
 def refusal(machine: str, accelerator: str | None, count: int) -> str | None:

@@ -3,11 +3,13 @@
 A machine can be taken away in the middle of a remote work: what a stage's body says to `keep`, its checkpoints, is
 copied beside the future result and brought back by anyone who starts the same work again. It goes when the result is
 written. Two machines may work for the same remote work directory at once, as nothing locks there: each kept folder is
-one object, whole and of one of them; their results are of the same key, and the last one written stands.
+one object, whole and of one of them; their results are of the same key, and the last one written stands. Only what
+such a work has kept itself is brought back (`mlapp.ledger`): nobody else's weights are trained on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -23,7 +25,7 @@ from pathlib import Path, PurePosixPath
 
 from upath import UPath
 
-from mlapp import storage
+from mlapp import ledger, storage
 from mlapp.errors import UserError
 from mlapp.spending import SPENT, Spending
 
@@ -38,16 +40,19 @@ class Workspace:
     def __init__(self, local: Path, workdir: UPath, resumes: bool = True) -> None:
         self.local, self.workdir, self.resumes = local, workdir, resumes
         self.remote = not storage.is_local(workdir)
+        self.key, self.fresh = "", False
         self._next: dict[Path, float] = {}
         self._waiting: dict[Path, str] = {}
         self._kept: set[UPath] = set()
         self._folders: set[Path] = set()
 
-    def resume(self, key: str) -> Spending:
+    def resume(self, key: str, fresh: bool = False) -> Spending:
         """Bring back what an attempt that broke off has kept, and say in the work directory who works there now.
 
-        Returns what the work of this ``key`` has cost so far.
+        Work that is to be done from the beginning (``fresh``) takes up none of it. Returns what the work of this
+        ``key`` has cost so far.
         """
+        self.key, self.fresh = key, fresh
         self._spending = Spending((self.workdir / KEPT if self.remote else self.workdir) / SPENT, key)
         if self.remote:
             self._take_over()
@@ -81,6 +86,8 @@ class Workspace:
         """Remove what was kept: the result stands."""
         for kept in self._kept:
             storage.remove(kept)
+        if any(kept.suffix == ARCHIVE for kept in self._kept):
+            ledger.forget_kept(self.key)
         self._kept.clear()
         self._waiting.clear()
 
@@ -91,9 +98,11 @@ class Workspace:
         try:
             self._spending.write()
             self._kept.add(self._spending.note)
-            with storage.atomic_file(target) as draft, tarfile.open(draft, "w") as archive:
-                for path in files:
-                    archive.add(path, path.name)
+            with storage.atomic_file(target) as draft:
+                with tarfile.open(draft, "w") as archive:
+                    for path in files:
+                        archive.add(path, path.name)
+                ledger.enter_kept(self.key, storage.sha256(draft))  # first: a kill in between leaves a known one there
         except Exception as error:  # a store that does not answer for a while ends no training
             log.warning("not kept for another start, %s: %s", target, storage.explain(error) or repr(error))
         else:
@@ -120,10 +129,13 @@ class Workspace:
             content = kept.fs.cat_file(kept.path)[:200].decode(errors="replace")
             log.info("another process began this: %s", ascii(content))
             return
+        fetched = storage.fetch(kept)
+        if not ledger.knows_kept(self.key, storage.sha256(fetched)):
+            log.warning("%s is not known to be the project's own: it is not used", kept)
+            return
         folder = str(kept.path).removeprefix(f"{(self.workdir / KEPT).path}/").removesuffix(ARCHIVE)
         if not _is_inside(folder):
             raise UserError(f"{kept} leads out of the work directory, as nothing that a stage keeps: remove it")
-        fetched = storage.fetch(kept)
         try:
             with tarfile.open(fetched, "r:") as archive:  # never a compressed one, which could hold any amount
                 # Filters do this better, but Python 3.11.2, which is Debian's, knows none.
@@ -173,6 +185,19 @@ def _folder(workdir: UPath) -> Path:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UserError(f"cannot make the work directory {folder} ({reason}): give another --workdir") from error
+    return folder
+
+
+def unfinished(parent: Path, name: str, prefix: str = "") -> Path:
+    """The folder in ``parent`` for the unfinished work of this name: only a start of the same key finds it again.
+
+    A work directory may be given to work of another key, on other data or by other code.
+    """
+    places = [place for place in _open if parent.is_relative_to(place.local)]
+    told = json.dumps([name, *(place.key for place in places)])
+    folder = parent / f"{prefix}{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    if any(place.fresh for place in places) and folder.exists():
+        shutil.rmtree(folder)
     return folder
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
 from stage_operator import BadInput
+from training_assets import DATA
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -55,10 +56,9 @@ class Approval(ApprovalOperator):  # type: ignore[misc]
             raise BadInput(f"{self.task_id}: error: {error}") from error
         if settled is not None:
             return settled
-        starter = context["dag_run"].triggering_user_name
-        if starter == UNDER_DAGS_TEST:
+        if context["dag_run"].triggering_user_name == UNDER_DAGS_TEST:
             return self._unattended(settings)
-        if not (settings.promotion.starter_may_approve or starter):
+        if not settings.promotion.starter_may_approve and starters(context) is None:
             self.tell(line := f"rejected: nobody knows who started this run, {SEPARATE}")
             return line
         self.subject = f"Promote? {headline(verdict).removeprefix('promote: ')}"
@@ -118,15 +118,28 @@ class Approval(ApprovalOperator):  # type: ignore[misc]
         """Why a person's approval does not count for this run; None where it does."""
         if self._settings().promotion.starter_may_approve:
             return None
-        starter = context["dag_run"].triggering_user_name
-        if not starter:
+        people = starters(context)
+        if people is None:
             return f"nobody knows who started this run, {SEPARATE}"
-        same = starter.casefold() in {str(name).casefold() for name in names if name}
+        same = {name.casefold() for name in people} & {str(name).casefold() for name in names if name}
         return f"started this run, {SEPARATE}" if same else None
 
     def tell(self, line: str) -> None:
         """Write a line into the task's log."""
         logging.getLogger("airflow.task.operators.stage_operator.StageOperator").info("%s", line)
+
+
+def starters(context: Context) -> list[str] | None:
+    """Who started a run or, where data started it, the runs that announced them; None where that is not known.
+
+    A schedule is nobody: a run that one started may be approved by anyone. An event made by hand names no run.
+    """
+    runs = [context["dag_run"]]
+    if runs[0].run_type == "asset_triggered":
+        runs = [event.source_dag_run for event in context["triggering_asset_events"].get(DATA) or ()]
+    people = [run.triggering_user_name for run in runs if run and run.triggering_user_name]
+    scheduled = [run for run in runs if run and not run.triggering_user_name and run.run_type == "scheduled"]
+    return people if runs and len(people) + len(scheduled) == len(runs) else None
 
 
 def evidence(verdict: Verdict) -> str:

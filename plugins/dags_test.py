@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import time
@@ -86,7 +87,7 @@ def headed(header: str, tell: Callable[[str], object]) -> Callable[[str], None]:
 
 
 def stop(signum: int, frame: FrameType | None) -> None:
-    """The handler of Ctrl-C, and of SIGTERM while no task runs."""
+    """The handler of Ctrl-C and of a closed terminal, and of SIGTERM while no task runs."""
     raise KeyboardInterrupt
 
 
@@ -102,8 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.dag_id not in names:
         refuse(f"no DAG {arguments.dag_id!r}: choose one of {', '.join(names)}")
     os.environ.update(QUIET)
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's background job ignores the first
-        signal.signal(number, stop)
+    laptop_homes.on_stop(stop)
     laptop_homes.end_with_make()
     home = laptop_homes.terminal()
     laptop_homes.prepare(home, os.environ)
@@ -121,7 +121,7 @@ def run(home: Path, arguments: argparse.Namespace) -> int:
     server = laptop_announce.server(home, arguments.dag_id, conf) if arguments.announce else None
     now = datetime.now(UTC)
     run_id = f"manual__{now.isoformat()}"  # Airflow makes the same of the date
-    with the_only_run(home, arguments.dag_id, run_id):
+    with the_only_run(home, arguments.dag_id):
         code = execute(dag, conf, now)
     if server and not code:
         say(laptop_announce.announce(server, arguments.dag_id, run_id))
@@ -171,17 +171,17 @@ def absolute(preset: str) -> str:
 
 
 @contextmanager
-def the_only_run(home: Path, dag_id: str, run_id: str) -> Iterator[None]:
+def the_only_run(home: Path, dag_id: str) -> Iterator[None]:
     """Hold the home for this run, and see to it that the run has ended in the database when this process is gone."""
     lock = laptop_homes.hold(home, "this run")
-    _, *earlier = lock.read().splitlines() or [""]
-    if earlier and laptop_runs.end_run(home / laptop_homes.DATABASE, *earlier[:2]):  # only where a machine stopped
-        say(f"{earlier[1]} of {earlier[0]} had not ended: it is marked as failed")
-    laptop_homes.note(lock, f"{dag_id} (process {os.getpid()})", dag_id, run_id)
-    watcher = laptop_runs.watch(home / laptop_homes.DATABASE, dag_id, run_id, lock)
+    for earlier, run_id in laptop_runs.end_runs(home / laptop_homes.DATABASE):  # only where a machine stopped
+        say(f"{run_id} of {earlier} had not ended: it is marked as failed")
+    laptop_homes.note(lock, f"{dag_id} (process {os.getpid()})")
+    watcher = laptop_runs.watch(home / laptop_homes.DATABASE, lock)
     try:
         yield
     finally:
+        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)  # whatever a library left there
         watcher.communicate()
         lock.close()
 

@@ -35,11 +35,32 @@ COMPONENTS = {
     "api-server": ["api-server"],
 }
 GRACE_S = 15.0
+# Outlives this process, is written the components' process groups, and ends those that a kill of this one left: a
+# scheduler that is told to end by the kernel can wait for its workers for ever.
+WATCH = """
+import os, signal, sys, time
+
+def alive(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+groups = [int(line) for line in sys.stdin]
+deadline = time.monotonic() + float(sys.argv[1])
+while any(map(alive, groups)) and time.monotonic() < deadline:
+    time.sleep(0.2)
+for group in filter(alive, groups):
+    os.killpg(group, signal.SIGKILL)
+"""
 OUTSIDE = {"0.0.0.0", "::", ""}  # noqa: S104 (what is refused)
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM arrived."""
+    """SIGINT, SIGTERM or SIGHUP arrived."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -111,14 +132,17 @@ def environment(home: Path, host: str, port: int, passwords: bool) -> dict[str, 
 
 def supervise(home: Path, environ: Mapping[str, str], lock: IO[str]) -> int:
     """Run the components until one ends or this process is told to stop; none is left running."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    laptop_homes.on_stop(_stop)
     laptop_homes.end_with_make()
     address = home / laptop_announce.ADDRESS
     running: dict[str, subprocess.Popen[str]] = {}
+    watcher = watch(GRACE_S)
+    assert watcher.stdin
     try:
         for name, command in COMPONENTS.items():
             running[name] = _start(name, command, environ, lock)
+            watcher.stdin.write(f"{running[name].pid}\n")
+            watcher.stdin.flush()
         url = environ["AIRFLOW__API__BASE_URL"]
         ready = False
         while not (ended := [name for name, process in running.items() if process.poll() is not None]):
@@ -135,10 +159,17 @@ def supervise(home: Path, environ: Mapping[str, str], lock: IO[str]) -> int:
     finally:
         address.unlink(missing_ok=True)
         _end(running)
+        watcher.communicate()
+
+
+def watch(grace_s: float) -> subprocess.Popen[str]:
+    """Start the process that ends what is left of the groups it is written, once its standard input is closed."""
+    command = [sys.executable, "-ISc", WATCH, str(grace_s)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # another one must not cut the end short
     raise Stopped
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import laptop_homes
 from laptop_homes import refuse
 
 ADDRESS = "address"  # in the home of `make airflow`: its URL, as long as it runs
@@ -29,8 +30,11 @@ def server(home: Path, dag_id: str, conf: Mapping[str, Any]) -> str:
         refuse(f"{dag_id} makes nothing to announce: leave ANNOUNCE out")
     if resolve(DEFAULT_PRESET, conf).transform.limit is not None:
         refuse("a trial is not announced: leave ANNOUNCE out, or take out transform.limit (the preset smoke sets it)")
-    address = home.parent / "standalone" / ADDRESS
-    url = address.read_text(encoding="utf-8").strip() if address.exists() else ""
+    standalone = home.parent / "standalone"
+    address = standalone / ADDRESS
+    # An address that a kill left behind may by now be another Airflow's.
+    alive = laptop_homes.in_use(standalone) and address.exists()
+    url = address.read_text(encoding="utf-8").strip() if alive else ""
     try:
         if url and "access_token" in call(url, "auth/token"):
             return url

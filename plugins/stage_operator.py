@@ -88,9 +88,21 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
         """Run the stage; returns the reference of its result."""
         if self.wanted != "True":
             return ""
-        if self._is_local():
-            return self._outcome(self._run("local" if self.runner == VERTEX else self.runner, {}))
-        return self._climb(context, lambda ladder: ladder.begin())
+        if self.runner != VERTEX:
+            return self._outcome(self._run(self.runner, {}))
+        from vertex_task import wait_again
+
+        self.running = None
+        try:
+            if self._is_local():
+                return self._outcome(self._run("local", {}))
+            return self._climb(context, lambda ladder: ladder.begin())
+        except (Exception, BadInput) as error:
+            # An earlier try may have left a job, and this one cannot see even the run's settings.
+            if self.running or not self.may_defer or (found := wait_again(self, context, error)) is None:
+                raise
+        later, until = found
+        raise self._deferred(later, SHORTEST_DEFERRAL_S, until)
 
     def resume(
         self,
@@ -117,11 +129,14 @@ class StageOperator(BaseOperator):  # type: ignore[misc]
         raise self._deferred(later, SHORTEST_DEFERRAL_S, until)
 
     def _is_local(self) -> bool:
-        if self.runner != VERTEX:
-            return True
         from vertex_task import settings_of
 
-        return self.task_id in settings_of(str(self.config)).placement.local_tasks
+        from mlapp.errors import UserError
+
+        try:
+            return self.task_id in settings_of(str(self.config)).placement.local_tasks
+        except UserError as error:
+            raise BadInput(f"{self.task_id}: error: {error}") from error
 
     def _climb(self, context: Context, first: Callable[[Ladder], Step]) -> str:
         """Follow the stage over the ladder of places to its end, or to the next deferral."""

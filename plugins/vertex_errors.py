@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from vertex_jobs import CONNECTION
 
+from mlapp import storage
 from mlapp.cloud_errors import (
+    CAPACITY,
     brief,
     innermost,
     is_credentials,
@@ -22,26 +24,21 @@ from mlapp.errors import UserError
 from mlapp.schema_cloud import Place
 
 RESOURCE_EXHAUSTED = 8
-# As seen in the wild: "Resources are insufficient in region: us-central1. Please try a different region or …"; a spot
-# job that lost its machine ends with a STOCKOUT too.
-SHORTAGE = re.compile(
-    r"resources are insufficient|insufficient (resources|capacity)|not have enough resources|stock-?\s?out|preempt"
-    r"|resource_pool_exhausted|resource pool exhausted|exceed quota limits",
-    re.IGNORECASE,
-)
 # Its own doing: "The replica workerpool0-0 ran out-of-memory …", "… exited with a non-zero status of 1".
-OWN_FAULT = re.compile(r"out.of.memory|low on memory|non-zero status", re.IGNORECASE)
-OUT_OF_MEMORY = re.compile(r"out.of.memory|low on memory|\boom\b", re.IGNORECASE)
-EXIT_STATUS = re.compile(r"non-zero (?:exit )?(?:status|code)(?: of)?:? *(\d+)", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(r"out.of.memory|low on memory|\boom(-?killed)?\b", re.IGNORECASE)
+EXIT_STATUS = re.compile(r"(?:non-zero|exit) (?:exit )?(?:status|code)(?: of)?:? *(\d+)", re.IGNORECASE)
+# What gcsfs raises: of the settings, or of what jobs leave.
+OF_STORAGE = frozenset({"OSError", "FileExistsError", "FileNotFoundError", "HttpError"})
 # How a process ends that is told to by its machine: SIGKILL, SIGTERM, and a stage that lost what it needs.
 STOPPED = frozenset({75, 137, 143})
 
 
 def short_of(job: Any) -> bool:
     """Whether a failed job failed for want of machines: none was free, or its own was taken away."""
-    if OWN_FAULT.search(job.error.message):
+    message = job.error.message
+    if OUT_OF_MEMORY.search(message) or EXIT_STATUS.search(message):
         return False
-    return job.error.code == RESOURCE_EXHAUSTED or bool(SHORTAGE.search(job.error.message))
+    return job.error.code == RESOURCE_EXHAUSTED or bool(CAPACITY.search(message))
 
 
 def exit_status(job: Any) -> int | None:
@@ -62,18 +59,21 @@ def no_room(error: BaseException) -> str | None:
         return f"too many requests: {told}"
     if status(error) == 429:
         return f"no quota: {told}"
-    if is_unknown_host(error):
+    if is_unknown_host(error) or is_credentials(error):
         return None
     return f"does not answer: {told}" if is_passing(error) or is_unsent(error) else None
 
 
 def explain(
-    error: BaseException, project: str, place: Place | None = None, image: str = "", account: str | None = None
+    error: Exception, project: str, place: Place | None = None, image: str = "", account: str | None = None
 ) -> UserError | None:
     """The one line for what a user can mend, with the command that mends it; None for anything else."""
     from airflow.sdk.exceptions import AirflowNotFoundException
 
-    error = innermost(error)
+    error = cast(Exception, innermost(error))
+    if type(error).__name__ in OF_STORAGE:
+        line = storage.explain(error)
+        return line if isinstance(line, UserError) else None
     if isinstance(error, AirflowNotFoundException):
         return UserError(
             f"Airflow has no connection {CONNECTION}: "

@@ -105,7 +105,7 @@ class Jobs:
         until = time.monotonic() + CONFIRM_S
         while not is_over(job := self._hook.get_custom_job(**self._parts(name), retry=_patiently(), timeout=CALL_S)):
             if time.monotonic() > until:
-                raise NotOverError(f"{name} was cancelled {CONFIRM_S:.0f} s ago and still is {job.state.name}")
+                raise NotOverError(f"{name} was cancelled {CONFIRM_S:.0f} s ago and still is {state_of(job)}")
             time.sleep(CONFIRM_EVERY_S)
         return job
 
@@ -138,7 +138,12 @@ class Jobs:
 
 def is_over(job: Any) -> bool:
     """Whether a job has ended, well or not."""
-    return job.state.name in OVER
+    return state_of(job) in OVER
+
+
+def state_of(job: Any) -> str:
+    """The name of a job's state; a state that is newer than this library has a number only, and is not over."""
+    return str(getattr(job.state, "name", f"JOB_STATE_{job.state}"))
 
 
 def console(name: str) -> str:

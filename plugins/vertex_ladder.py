@@ -11,7 +11,7 @@ from typing import Any
 from stage_runner import BAD_INPUT, Ended
 from vertex_errand import Attempt, Errand
 from vertex_errors import exit_status, explain, image_trouble, no_room, short_of, was_stopped
-from vertex_jobs import PENDING, RUNNING, Jobs, UnclearError, console, is_over
+from vertex_jobs import PENDING, RUNNING, Jobs, UnclearError, console, is_over, state_of
 from vertex_one import OneJob
 from vertex_prices import estimate
 from vertex_records import Records
@@ -85,7 +85,7 @@ class Ladder:
             if is_not_found(error):
                 return self._absent(waiting, error)
             raise
-        state = job.state.name
+        state = state_of(job)
         if state != waiting.seen:
             self.say(f"{job.display_name}: {state.removeprefix('JOB_STATE_').lower()}")
         if is_over(job):
@@ -170,7 +170,7 @@ class Ladder:
     def _over(self, job: Any, leaving: str = "") -> Step | Onward:
         """What follows from a job's end; what the stage itself said of it counts first."""
         attempt, place = self._where(job)
-        state, message, record = job.state.name, brief(job.error), self.records.of(attempt)
+        state, message, record = state_of(job), brief(job.error), self.records.of(attempt)
         if record and record.exit_code == 0 and record.uri:
             self.records.tell(job, place, "ran")
             return record
@@ -209,10 +209,9 @@ class Ladder:
     def _leave(self, waiting: Waiting, job: Any, reason: str) -> Step | Onward:
         """Give a place up: its job is seen cancelled before there is another one."""
         try:
-            over = self.one.end(job)
+            return self._over(self.one.end(job), reason)
         except Exception as error:
             return self._unseen(replace(waiting, leaving=reason), error)
-        return self._over(over, reason)
 
     def _next(self, job: Any, reason: str, *, again: bool) -> Onward:
         """Go on from a place that did not do: to the next one, or ``again`` to the same."""
@@ -233,7 +232,7 @@ class Ladder:
                 raise
             self.say(f"{job.name} could not be seen cancelled ({brief(error)}): it ends by its own time limit")
             raise self._too_late() from error
-        if over.state.name == "JOB_STATE_SUCCEEDED":
+        if state_of(over) == "JOB_STATE_SUCCEEDED":
             return self._over(over)
         self.records.tell(over, self._where(over)[1], "ran past its deadline")
         raise self._too_late()

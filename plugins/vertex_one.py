@@ -8,7 +8,7 @@ from typing import Any
 
 from stage_runner import Ended
 from vertex_errand import Attempt, Errand, folder_of
-from vertex_jobs import CANCELLING, Jobs, UnclearError, console, is_over
+from vertex_jobs import CANCELLING, Jobs, UnclearError, console, is_over, state_of
 from vertex_records import Records
 
 from mlapp.cloud_errors import brief, could_not_look
@@ -40,14 +40,15 @@ class OneJob:
             if not is_over(job) and job.labels["mlapp_identity"] != self.identity:
                 self.say(f"{job.name} runs with other arguments, settings or image: it is cancelled")
                 self.jobs.cancel(job.name)
-            elif job.state.name == CANCELLING:
+            elif state_of(job) == CANCELLING:
                 self.say(f"{job.name} is being cancelled: waiting for its end")
                 self.jobs.ended(job.name)
         own = [job for job in jobs if self._is_own(job) and not self.records.is_told(job)]
         if active := [job for job in own if not is_over(job)]:
             return self._only(active)
-        over = [job for job in own if is_over(job) and (not fresh or job.state.name == "JOB_STATE_SUCCEEDED")]
-        return over[-1] if over else None
+        over = [job for job in own if is_over(job)]
+        succeeded = [job for job in over if state_of(job) == "JOB_STATE_SUCCEEDED"]
+        return next(reversed(succeeded or ([] if fresh else over)), None)
 
     def create(self, region: str, attempt: Attempt, content: dict[str, Any]) -> Any:
         """Submit a job; returns the one that goes on, should another task have done the same at the same time.
@@ -137,7 +138,7 @@ class OneJob:
             self.say(f"the note of attempt {number} stays: {brief(error)}")
 
     def _is_own(self, job: Any) -> bool:
-        return bool(job.labels["mlapp_identity"] == self.identity and job.state.name != CANCELLING)
+        return bool(job.labels["mlapp_identity"] == self.identity and state_of(job) != CANCELLING)
 
     def _only(self, jobs: list[Any]) -> Any:
         """Of several active jobs of the errand the oldest goes on, the rest is cancelled."""

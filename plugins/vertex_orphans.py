@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import get_current_context
+from airflow.sdk.exceptions import AirflowException
 
+from mlapp import plain
 from mlapp.cloud_errors import brief, could_not_look
+from mlapp.errors import UserError
 
 if TYPE_CHECKING:
     from vertex_jobs import Jobs
@@ -18,8 +21,8 @@ if TYPE_CHECKING:
     from mlapp.schema import Config
 
 log = logging.getLogger("airflow.task")
-PROJECT, REGION = re.compile(r"[a-z][a-z0-9.:-]{4,60}"), re.compile(r"[a-z]+(-[a-z]+)+[0-9]{1,2}")
-MOST = 200  # regions that are looked in
+PROJECT = re.compile(r"[a-z][a-z0-9.:-]{4,60}")
+MOST = 200  # regions of other projects that are looked in
 FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
 
@@ -35,20 +38,36 @@ def reap(conf: str) -> list[str]:
     places = _places(settings)
     if not places:
         log.info("placement.places names no region, and no job was submitted: there are no jobs to look for")
-    return [name for project, regions in places.items() for name in _reaped(project, sorted(regions))]
+    looks = [_reaped(project, sorted(regions)) for project, regions in places.items()]
+    if looks and not any(looked for looked, _ in looks):
+        raise AirflowException("no region could be looked in, so there may be orphans: see the errors above")
+    return [name for _, reaped in looks for name in reaped]
 
 
-def _reaped(project: str | None, regions: Iterable[str]) -> list[str]:
+def _reaped(project: str | None, regions: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The regions of a project that could be looked in, and the jobs that were cancelled there."""
     from vertex_errand import installation
-    from vertex_jobs import Jobs, is_over
+    from vertex_jobs import CANCELLING, Jobs, is_over, state_of
     from vertex_spec import MARK
 
-    jobs = Jobs(project, regions, log.warning)
-    found = jobs.find({**MARK, "mlapp_airflow": installation(jobs.project)}, ())
-    active = [job for job in found if not is_over(job)]
-    reaped = [job.name for job in active if _is_reaped(job, jobs)]
-    log.info("%s: %d active jobs in %s, %d cancelled", jobs.project, len(active), ", ".join(regions), len(reaped))
-    return reaped
+    looked, reaped = [], []
+    for region in regions:
+        try:
+            jobs = Jobs(project, (region,), log.warning)
+            found = jobs.find({**MARK, "mlapp_airflow": installation(jobs.project)})
+        except Exception as error:
+            if not (isinstance(error, UserError) or could_not_look(error)):
+                raise
+            log.log(
+                logging.ERROR, "%s, %s: could not look for jobs (%s)", project or "the project", region, brief(error)
+            )
+            continue
+        active = [job for job in found if not is_over(job) and state_of(job) != CANCELLING]
+        here = [job.name for job in active if _is_reaped(job, jobs)]
+        log.info("%s, %s: %d active jobs, %d cancelled", jobs.project, region, len(active), len(here))
+        looked.append(region)
+        reaped += here
+    return looked, reaped
 
 
 def _is_reaped(job: Any, jobs: Jobs) -> bool:
@@ -58,7 +77,7 @@ def _is_reaped(job: Any, jobs: Jobs) -> bool:
             return False
         log.info("%s (%s) belongs to a task that is over: it is cancelled", job.name, job.display_name)
         jobs.cancel(job.name)
-    except (LookupError, StopIteration, ValueError) as error:
+    except (LookupError, StopIteration, TypeError, ValueError) as error:
         log.warning("%s does not say which task it is for (%r): cancel it by hand if nobody needs it", job.name, error)
         return False
     except Exception as error:
@@ -70,49 +89,43 @@ def _is_reaped(job: Any, jobs: Jobs) -> bool:
 
 
 def _places(settings: Config) -> dict[str | None, set[str]]:
-    """The regions to look in by project: what was ever submitted there, what settings and deployments name."""
+    """The regions to look in by project: what was ever submitted there, what settings and deployments name.
+
+    The settings' own project comes first, whatever else is noted.
+    """
     from vertex_records import REGIONS, jobs_area
 
-    named = {place.region for place in settings.placement.places if not isinstance(place, str)}
-    found: dict[str | None, set[str]] = {settings.cloud.project: named} if named else {}
-    for noted in _noted(f"{jobs_area(settings)}/{REGIONS}"):
-        found.setdefault(noted["project"], set()).add(noted["region"])
-    if found:
-        found.setdefault(settings.cloud.project, set()).update(_of_deployments())
-    return found
+    own = settings.cloud.project
+    found: dict[str | None, set[str]] = {own: {each.region for each in settings.placement.places if each != "local"}}
+    noted = _noted(f"{jobs_area(settings)}/{REGIONS}")
+    others = [pair for pair in noted if pair[0] != own]
+    if len(others) > MOST:
+        log.error("%d regions of other projects are noted, the first %d are looked in", len(others), MOST)
+    for project, region in [*(pair for pair in noted if pair[0] == own), *others[:MOST]]:
+        found.setdefault(project, set()).add(region)
+    if any(found.values()):
+        found[own] |= _of_deployments()
+    return {project: regions for project, regions in found.items() if regions}
 
 
-def _noted(folder: str) -> list[dict[str, str]]:
-    """The notes that name a project and a region; jobs may write here too, so one that does not is passed over."""
+def _noted(folder: str) -> list[tuple[str, str]]:
+    """Projects and regions by the names of the notes; jobs may write here too, so what names none is passed over."""
     from mlapp import storage
+    from mlapp.vertex_machines import region_refusal
 
     place = storage.at(folder)
     try:
-        if not place.exists():
-            return []
-        told = {str(path): _note(str(path)) for path in place.iterdir() if path.suffix == ".json"}
+        names = sorted(path.rpartition("/")[2] for path in place.fs.find(place.path) if path.endswith(".json"))
     except Exception as error:
         if not could_not_look(error):
             raise
-        log.warning("%s cannot be read: %s", folder, brief(error))
+        log.log(logging.ERROR, "%s cannot be read (%s): regions that a run named are left out", folder, brief(error))
         return []
-    if bad := [uri for uri, note in told.items() if not note]:
-        log.warning("%d notes name no project and region, such as %s: remove them", len(bad), bad[0])
-    return [note for note in told.values() if note][:MOST]
-
-
-def _note(uri: str) -> dict[str, str] | None:
-    from mlapp import plain, storage
-    from mlapp.errors import UserError
-
-    try:
-        told = plain.from_json(storage.read_referenced(uri)[0])
-    except (UserError, ValueError):
-        return None
-    if not isinstance(told, dict):
-        return None
-    is_good = PROJECT.fullmatch(str(told.get("project"))) and REGION.fullmatch(str(told.get("region")))
-    return {name: str(told[name]) for name in ("project", "region")} if is_good else None
+    pairs = [(project, region) for name in names for project, _, region in [name[:-5].rpartition("--")]]
+    found = [pair for pair in pairs if PROJECT.fullmatch(pair[0]) and not region_refusal(pair[1])]
+    if len(found) < len(names):
+        log.warning("%d notes in %s name no project and region: remove them", len(names) - len(found), folder)
+    return found
 
 
 def _of_deployments() -> set[str]:
@@ -125,10 +138,12 @@ def _of_deployments() -> set[str]:
 
 def task_of(job: Any) -> dict[str, Any]:
     """The task instance that a job was submitted for: its `TaskKey`, by its fields."""
+    from vertex_errand import TaskKey
     from vertex_spec import TASK
 
     environ = job.job_spec.worker_pool_specs[0].container_spec.env
-    return dict(json.loads(next(variable.value for variable in environ if variable.name == TASK)))
+    told = plain.from_json(next(variable.value for variable in environ if variable.name == TASK))
+    return asdict(TaskKey(**told))
 
 
 def is_orphan(key: dict[str, Any], airflow: Any) -> bool:

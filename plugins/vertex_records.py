@@ -18,6 +18,7 @@ from mlapp.errors import UserError
 from mlapp.ledger import FOLDER
 from mlapp.schema import Config
 from mlapp.schema_cloud import Place
+from mlapp.vertex_machines import region_refusal
 
 PLACED, SUBMITTED, REGIONS = "placed", "submitted", "regions"
 
@@ -59,12 +60,11 @@ class Records:
     def unsettled(self, task: str) -> dict[str, dict[str, str]]:
         """Where the jobs of a task may be that no task has heard the end of, by the number of the attempt."""
         folder = storage.at(f"{self.prefix}/{SUBMITTED}/{task}")
-        found = folder.fs.find(folder.path)
-        return {
-            path.rpartition("/")[2].removesuffix(".json"): json.loads(folder.fs.cat_file(path))
-            for path in sorted(found)
-            if path.endswith(".json")
-        }
+        names = sorted(path.rpartition("/")[2] for path in folder.fs.find(folder.path) if path.endswith(".json"))
+        found = {name.removesuffix(".json"): _where(f"{folder}/{name}") for name in names}
+        if bad := [f"{folder}/{name}.json" for name, where in found.items() if not where]:
+            self.say(f"{len(bad)} notes do not say where a job is, such as {bad[0]}: remove them")
+        return {number: where for number, where in found.items() if where}
 
     def of(self, attempt: Attempt) -> Ended | None:
         """How the stage itself said that it ended, the chief before the others; None where it could not."""
@@ -109,6 +109,17 @@ class Records:
 
     def _placed(self, attempt: Attempt) -> Any:
         return storage.at(f"{attempt.folder(self.prefix)}/{PLACED}.json")
+
+
+def _where(uri: str) -> dict[str, str] | None:
+    """The note of an attempt; None for one that is none: jobs may write here too, and its region becomes an address."""
+    try:
+        told = plain.from_json(storage.read_referenced(uri)[0])
+    except (UserError, ValueError):
+        return None
+    if not isinstance(told, dict) or region_refusal(str(told.get("region"))):
+        return None
+    return {name: str(told.get(name)) for name in ("project", "region", "identity")}
 
 
 def _ended(path: Any) -> Ended:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +24,7 @@ from mlapp.schema_cloud import Placement
 
 # Airflow executes the modules in plugins/ once more, in any order: only what comes through the same module is the same
 # class. So the operator takes the ladder's steps from here.
-__all__ = ["Fallback", "Waiting", "placed", "settings_of", "wait_on"]
+__all__ = ["Fallback", "Waiting", "placed", "settings_of", "wait_again", "wait_on"]
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -75,6 +76,20 @@ def wait_on(operator: StageOperator, waiting: Mapping[str, Any], until: str, err
     minutes = Placement().alert_after_minutes
     cause = error.__cause__ or error
     return unseen(Waiting(**waiting), cast(Exception, cause), minutes, str(error), operator.tell, operator.alert)
+
+
+def wait_again(operator: StageOperator, context: Context, error: BaseException) -> tuple[Waiting, str] | None:
+    """The same for a task that was tried before, with the time until which to wait; None for a first try.
+
+    A first try has no job yet, so its user hears at once what is wrong.
+    """
+    ti = cast(Any, context)["ti"]
+    if getattr(ti, "try_number", 1) < 2:
+        return None
+    limit = operator.execution_timeout or timedelta(hours=Placement().deadline_hours)
+    until = ((ti.start_date or datetime.now(UTC)) + limit).isoformat()
+    later = wait_on(operator, asdict(Waiting("", fresh=True)), until, error)
+    return (later, until) if later else None
 
 
 def _errand(operator: StageOperator, context: Context, command: Sequence[str], config: Config) -> Errand:

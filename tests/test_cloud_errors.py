@@ -59,6 +59,7 @@ NOT_OURS: list[Any] = [
     HttpError({"code": 401, "message": "Invalid Credentials"}),
     OSError("Forbidden: https://storage.googleapis.com/storage/v1/b/x\nno role"),
     FileNotFoundError("gs://raw/a"),
+    FileExistsError("gs://raw/a"),
 ]
 BUGS: list[Any] = [
     TypeError("bug"),
@@ -67,6 +68,7 @@ BUGS: list[Any] = [
     AssertionError(),
     TimeoutError(),
     FileNotFoundError(errno.ENOENT, "no such file", "/tmp/x"),
+    FileExistsError(errno.EEXIST, "is there", "/tmp/x"),
     OSError(errno.ENOSPC, "disk full"),
     UserError("wrong"),
     ValueError("bug"),
@@ -112,6 +114,14 @@ def test_a_failed_look_stays_one_behind_our_own_line() -> None:
             False,
         ),
         (exceptions.ResourceExhausted("Quota 'NVIDIA_T4_GPUS' exceeded.  Limit: 1.0 in region europe-west4."), False),
+        (exceptions.ResourceExhausted("Quota 'T4' exceeded. To request an increase, see https://…"), False),
+        (
+            exceptions.ResourceExhausted("The following quotas are exceeded: XPerRegion. Submit a request."),
+            False,
+        ),
+        (exceptions.ResourceExhausted("A VM is currently unavailable in the a zone. Try your request again"), False),
+        (exceptions.ResourceExhausted("The zone does not have enough resources: try again later."), False),
+        (exceptions.ResourceExhausted("Quota exceeded for x/global_resource_management_requests"), True),
         (exceptions.ServiceUnavailable(RATE), False),
     ],
 )
@@ -125,6 +135,7 @@ def test_a_quota_of_calls_is_told_from_one_of_machines(error: Exception, limit: 
         (exceptions.ServiceUnavailable("failed to connect to all addresses; last error: … Connection refused"), 1, 0),
         (exceptions.ServiceUnavailable(NO_HOST), 1, 0),
         (exceptions.ServiceUnavailable("recvmsg: Connection reset by peer"), 0, 1),
+        (exceptions.ServiceUnavailable("Getting metadata from plugin failed with error: invalid_grant"), 1, 0),
         (exceptions.DeadlineExceeded("late"), 0, 1),
         (exceptions.TooManyRequests(RATE), 0, 0),
         (exceptions.PermissionDenied("no role"), 0, 0),

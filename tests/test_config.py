@@ -6,6 +6,7 @@ import pytest
 
 from mlapp import config as configuration
 from mlapp.errors import UserError
+from mlapp.policy import policy_of
 from mlapp.schema import Config
 
 
@@ -107,6 +108,20 @@ def test_a_wrong_variable_of_the_environment_is_named(environ, told):
         load(environ=environ)
 
 
+@pytest.mark.parametrize(
+    "name", [f"MLAPP_{name}" for name in ("SIGNING__PRIVATE_KEY", "SIGNING__PUBLIC_KEY", "TRACKING__WANDB_SECRET")]
+)
+@pytest.mark.parametrize("break_", ["\n", "\\n", " "])
+def test_a_secret_in_place_of_its_name_is_refused_and_not_quoted(name, break_):
+    """Given a key that somebody pasted where its file's name belongs, then neither log nor run folder gets it."""
+    key = break_.join(("-----BEGIN EC PRIVATE KEY-----", "MHcCAQEEIC", "-----END EC PRIVATE KEY-----"))
+    for environ in ({name: key}, {"MLAPP_SIGNING": f'"{"MHcCAQEEIC" * 4}"'}):
+        with pytest.raises(UserError) as error:
+            load(environ=environ)
+        assert "MHcCAQEEIC" not in str(error.value)
+        assert "signing" in str(error.value) or "tracking.wandb_secret" in str(error.value)
+
+
 def test_other_variables_of_the_environment_are_left_alone():
     assert load(environ={"MLAPP_HOME": "/x", "PATH": "/bin", "TRAINING__EPOCHS": "0"}) == load()
 
@@ -155,3 +170,36 @@ def test_wandb_can_be_switched_off_in_yaml_and_in_json(value):
 def test_an_override_that_cannot_be_read_is_shown(argument, told):
     with pytest.raises(UserError, match=told):
         configuration.parse_overrides([argument])
+
+
+@pytest.mark.parametrize("name", ["TRAINING.epochs", "Training.epochs", "tRACKING.wandb"])
+def test_a_section_of_the_wrong_case_is_refused(name):
+    with pytest.raises(UserError, match=rf"unknown setting {name.split('.')[0]} .*did you mean t"):
+        load("smoke", {name: 3})
+
+
+@pytest.mark.parametrize("nested_first", [True, False])
+def test_a_setting_given_twice_with_two_values_is_refused(nested_first):
+    both = [("training", {"epochs": 3}), ("training.epochs", 5)]
+    with pytest.raises(UserError, match=r"^training.epochs is set twice, to . and .: give it once$"):
+        load("smoke", dict(both if nested_first else both[::-1]))
+    assert load("smoke", {"training": {"epochs": 3}, "training.epochs": 3}).training.epochs == 3
+
+
+def test_a_section_given_twice_in_a_preset_is_refused(tmp_path):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("training: {epochs: 3}\ntraining: {batch_size: 64}\n")
+    with pytest.raises(UserError, match="'training' is there twice: give it once"):
+        load(str(preset))
+
+
+def test_a_variable_with_one_underscore_is_not_ignored():
+    with pytest.raises(UserError, match="MLAPP_TRAINING_EPOCHS in the environment sets nothing: write MLAPP_T"):
+        load("smoke", environ={"MLAPP_TRAINING_EPOCHS": "3"})
+
+
+@pytest.mark.parametrize("name", ["storage.models", "storage.registry", "vetting.policy"])
+def test_a_path_that_only_a_shell_expands_is_refused(name):
+    """It would be a folder of the name ~ in the present one."""
+    with pytest.raises(UserError, match=r"~/x.* begins with ~, which only a shell expands: give the whole path"):
+        policy_of(load("smoke", {name: "~/x.yaml"}).vetting)

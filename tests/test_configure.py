@@ -112,7 +112,7 @@ def test_a_runs_folder_is_dated_and_safe_as_a_name():
     assert run_folder(config, run, "2026-01-01") == "/e/2026-01-01-manual-2026-01-01T00-00-00-00-00-x-y-f82e012a"
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "3", '"x"', "null", ""])
+@pytest.mark.parametrize("text", ["{", "[1]", "3", '"x"', "null", "", '{"a": 1, "a": 1}'])
 def test_conf_that_is_no_json_object_is_refused(text):
     with pytest.raises(UserError, match="conf"):
         read_conf(text)

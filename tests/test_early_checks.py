@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from mlapp.code_version import closure_of
 from mlapp.configure import configure, main
 from mlapp.errors import UserError
 
@@ -23,6 +24,7 @@ BUCKETS = {
     f"storage.{area}": f"gs://bucket/{area}" for area in ("raw", "processed", "models", "experiments", "registry")
 }
 IMAGE = f"host/image@sha256:{0:064}"
+SPARSE = {"tuning.trials": 2, "tuning.trainers": ["distill"], "tuning.epochs": 1}
 VERTEX = {**BUCKETS, "placement.runner": "vertex", "placement.places": [PLACE], "placement.image": IMAGE}
 
 
@@ -86,6 +88,12 @@ def test_keys_that_cannot_sign_are_refused(tmp_path: Path) -> None:
             {"tuning.trials": 2, "tuning.space": {"depth": {"kind": "whole", "low": 0, "high": 10**30}}},
             "tuning.space.depth",
         ),
+        ({"tuning.trials": 2, "tuning.trainers": []}, "tuning.trainers is empty"),
+        ({**SPARSE, "distillation.sparsity": 0.3}, "sparsity needs at least 2 epochs"),
+        ({**SPARSE, "tuning.space": {"sparsity": {"kind": "choice", "of": [0.0, 0.3]}}}, "sparsity needs at least 2"),
+        ({"distillation.widths": [0.5, -1.0]}, "distillation.widths.1: input should be greater than 0"),
+        ({"pruning.sparsities": [0.3, 1.0]}, "pruning.sparsities.1: input should be less than 1"),
+        ({"vetting.gates": {"accuracy": {"at_least": 95}}}, "accuracy takes a number from 0 to 1, not 95"),
         ({**VERTEX, "placement.places": []}, "placement.places is empty"),
         ({**VERTEX, "storage.raw": "data"}, r"storage.raw=data lie on this machine"),
         ({**VERTEX, "placement.image": None}, "vertex without an image"),
@@ -121,7 +129,15 @@ def test_an_odd_source_is_one_line(tmp_path: Path, address: str) -> None:
 
 
 def test_a_source_on_the_web_is_taken(tmp_path: Path) -> None:
-    configure("quick", {"data.name": "parts", "data.source": "http://127.0.0.1:1/x"}, str(tmp_path / "config.json"))
+    for source in ("http://127.0.0.1:1/x", "http://[::1]:1/x"):
+        configure("quick", {"data.name": "parts", "data.source": source}, str(tmp_path / "config.json"))
+
+
+@pytest.mark.parametrize("address", ["http://ada:s3cret@127.0.0.1/x", "HTTPS://ada:s3cret@[::1/", "http://s3cret@x"])
+def test_a_password_in_an_address_is_refused_and_not_repeated(tmp_path: Path, address: str) -> None:
+    told = refused(tmp_path, {"data.name": "parts", "data.source": address})
+    assert "holds a user name or password" in told
+    assert "s3cret" not in told
 
 
 def huge(path: Path) -> None:
@@ -193,6 +209,24 @@ NOT_EARLIER = {
     "registry/bundle.py:parse": "also read early, by check_champion; " + MOVED,
     "registry/bundle.py:whole": "also verified early, by check_champion; " + MOVED,
 }
+# The same of the modules that these two and the choice call, each for all of its refusals.
+CALLED = {
+    "mlapp/authenticate.py": "a secret is fetched only where it is used",
+    "mlapp/dataset.py": MADE,
+    "mlapp/policy.py": "read by configure too",
+    "mlapp/quiet.py": "of a stage by hand, whose answer is written when all is done",
+    "mlapp/result.py": MADE,
+    "ml/xgboost_model.py": MADE,
+    "registry/comparable.py": "called early too, by check_champion; " + MOVED,
+    "registry/verified.py": "of list and show; a move notes no figures of a verdict that cannot be read",
+    "registry/keys.py": "a key in a file is read by configure too, a secret only where it signs",
+    "registry/signing.py": "a key in a file is read by configure too, a secret only where it signs",
+    "registry/moves.py": "checked early too, by check_champion; " + MOVED,
+    **{
+        f"registry/{name}.py": "read early too, by check_champion; " + MOVED
+        for name in ("files", "history", "judge", "pointer", "state", "trust")
+    },
+}
 
 
 def refusals(path: Path) -> set[str]:
@@ -211,3 +245,11 @@ def test_every_late_refusal_says_why_it_is_late() -> None:
     registry = ROOT / "mlapp" / "registry"
     late = [*(ROOT / "mlapp" / "vetting").glob("*.py"), registry / "promoter.py", registry / "bundle.py"]
     assert set().union(*map(refusals, late)) == NOT_EARLIER.keys()
+
+
+def test_every_refusal_of_what_they_call_says_why_it_is_late() -> None:
+    """Given another module that vetting or promotion comes to call, then its refusals are looked at too."""
+    stages = ("mlapp.vetting.selector", "mlapp.vetting.verdict", "mlapp.registry.promoter")
+    called = {ROOT.joinpath(*name.split(".")).with_suffix(".py") for stage in stages for name in closure_of(stage)}
+    refusing = {f"{path.parent.name}/{path.name}" for path in called if path.is_file() and refusals(path)}
+    assert refusing - {name.split(":")[0] for name in NOT_EARLIER} == CALLED.keys()

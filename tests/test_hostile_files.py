@@ -6,6 +6,7 @@ whose maker was taken over. Those of networks are in `tests/dl/test_hostile_netw
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import zlib
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlapp import storage, tensors
+from mlapp import ledger, storage, tensors
 from mlapp.errors import UserError
 from mlapp.etl import gcp_dataloader, image_etl, profile, quality
 from mlapp.ml import checkpoints as boosting
@@ -410,8 +411,13 @@ def test_what_an_earlier_try_is_said_to_have_kept(tmp_path: Path, marker: Path, 
 
     remote = storage.at(f"memory://{uuid.uuid4().hex}/work")
     remote.fs.pipe_file(f"{remote.path}/kept/{name}", content)
-    with harmless(marker), pytest.raises(UserError, match="remove it") as told, workspace(remote) as place:
-        place.resume("key")
+    with harmless(marker), ledger.kept_in(f"memory://{uuid.uuid4().hex}"):
+        with workspace(remote) as place:
+            place.resume("key")
+            assert [*place.local.iterdir()] == [], "nobody kept it"
+        ledger.enter_kept("key", hashlib.sha256(content).hexdigest())
+        with pytest.raises(UserError, match="remove it") as told, workspace(remote) as place:
+            place.resume("key")
     assert "\n" not in str(told.value)
     with workspace(remote, resumes=False) as place:
         place.resume("key")

@@ -27,6 +27,11 @@ OTHERS: dict[str, Any] = {
     "promotion.starter_may_approve": False,
     "placement.image": f"evil.example/image@sha256:{0:064}",
     "placement.service_account": "x@y.iam.gserviceaccount.com",
+    "placement.runner": "vertex",
+    "placement.places": ["local"],
+    "data.allow_private_addresses": True,
+    "vetting.seed": 7,  # of several, one may suit a model
+    "vetting.corrupted_images": 100,
     "placement.network": "projects/1/global/networks/n",
     "images.repository": "evil.example/r/i",
     "images.build_service_account": "x@y.iam.gserviceaccount.com",
@@ -59,7 +64,7 @@ def test_every_setting_that_a_run_tries_is_named_and_nothing_is_written(
         main(["--conf", json.dumps(OTHERS | {"deployment": "vertex_cpu"}), "--to", str(tmp_path / "config.json")])
     told = capsys.readouterr().err
     assert (stop.value.code, told.count("\n"), list(tmp_path.iterdir())) == (2, 1, [])
-    assert "and 5 more" in told
+    assert "and 10 more" in told
 
 
 def test_a_runs_own_preset_is_only_a_preset(tmp_path: Path) -> None:
@@ -144,7 +149,18 @@ def test_a_policys_file_that_changes_after_the_run_was_configured_changes_no_gat
 
 
 def test_the_preset_smoke_runs_and_is_judged_like_any_other() -> None:
-    assert resolve("smoke", {}).vetting.gates == {}
+    assert resolve("smoke", {}).vetting == resolve("quick", {}).vetting
+
+
+@pytest.mark.parametrize(
+    "named", ["vetting", "vetting.gates", "vetting.policy,vetting.seed", "vetting.corrupted_images"]
+)
+def test_every_preset_that_ships_runs_whatever_of_the_vetting_is_pinned(
+    monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv(pins.PINNED, named)
+    for preset in configuration.preset_names():
+        resolve(preset, {})
 
 
 def test_the_operators_own_value_may_be_repeated(tmp_path: Path) -> None:

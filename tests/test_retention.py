@@ -25,6 +25,8 @@ CUTOFF = NOW - timedelta(days=30)
 
 def areas(root: str) -> Storage:
     names = ("raw", "processed", "models", "experiments", "registry")
+    if storage.is_local(storage.at(root)) and Path(root).is_dir():
+        Path(root, "experiments").mkdir(exist_ok=True)
     return Storage(**{name: f"{root}/{name}" for name in names})
 
 
@@ -190,7 +192,7 @@ def test_links_are_not_followed(tmp_path: Path, at: str) -> None:
     work(str(outside), "a" * 16, 900)
     run(str(outside), "run", 900)
     target = {"a": outside / "train" / ("a" * 16), "n": outside / "train", "x": outside / "run"}[at[-1]]
-    (tmp_path / at).parent.mkdir(parents=True)
+    (tmp_path / at).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / at).symlink_to(target)
     before = sorted(outside.rglob("*"))
     assert retention.clean(where, 30, remove_them=True) == []
@@ -234,6 +236,17 @@ def test_in_buckets_it_goes_the_same_way(cloud: dict[str, str]) -> None:
     assert not storage.at(place).exists()
 
 
+def test_missing_runs(tmp_path: Path) -> None:
+    """Nothing is old where the runs, which would say what they need, are looked for in the wrong place."""
+    where = areas(str(tmp_path))
+    Path(where.experiments).rmdir()
+    place = work(where.models, "a" * 16, 90)
+    with pytest.raises(UserError, match=r"there are no runs at .*experiments.* 1 old work directories"):
+        retention.old(where, CUTOFF)
+    Path(where.experiments).mkdir()
+    assert [str(each.folder) for each in retention.old(where, CUTOFF)] == [place]
+
+
 def test_without_anything_there_is_nothing_old(tmp_path: Path) -> None:
     assert retention.old(areas(str(tmp_path / "nowhere")), CUTOFF) == []
 
@@ -251,3 +264,25 @@ def test_a_link_in_a_bundles_place_is_refused_and_what_it_leads_to_stays(tmp_pat
     with pytest.raises(UserError, match="0123456789ab is a symbolic link"):
         retention.old(where, CUTOFF)
     assert (theirs / "manifest.json").read_text() == "precious"
+
+
+def test_what_a_kept_result_or_record_names_is_kept(tmp_path: Path) -> None:
+    """Given stages that were run by hand, without a run, then what a young result was made of stays, however old."""
+    where = areas(str(tmp_path))
+    raw, data, model = work(where.raw, "a" * 16, 90, "extract"), work(where.processed, "b" * 16, 90), "c" * 16
+    unused, named = work(where.processed, "d" * 16, 90), work(where.processed, "e" * 16, 90)
+    Path(data, "result.json").write_text(f'{{"inputs": {{"raw": "{raw}/result.json"}}}}')
+    age(Path(data, "result.json"), 90)
+    young = Path(work(where.models, model, 1), "result.json")
+    young.write_text(f'{{"inputs": {{"data": "{data}/result.json#sha256={"0" * 64}"}}}}')
+    run(where.experiments, "2026-11-01-young", 1, config={"data": f"{named}/result.json"})
+    assert [str(each.folder) for each in retention.old(where, CUTOFF)] == [unused]
+
+
+def test_a_link_in_a_models_place_is_refused(tmp_path: Path) -> None:
+    """Given a link in a registry, then nothing behind it is looked at, or removed."""
+    where = areas(str(tmp_path))
+    Path(where.registry).mkdir()
+    (Path(where.registry) / "m").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match="m is a symbolic link"):
+        retention.old(where, CUTOFF)

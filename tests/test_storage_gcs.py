@@ -273,3 +273,13 @@ def test_a_stage_on_this_machine_imports_nothing_of_googles(tmp_path: Path) -> N
 def explained(do: Callable[[], object]) -> None:
     with storage.explained():
         do()
+
+
+def test_no_object_is_fetched_to_outside_of_the_folder(cloud: dict[str, str]) -> None:
+    """Cloud Storage takes any name, ``..`` too: who writes a run's records would write elsewhere on this disk."""
+    run, outside = storage.at(f"gs://models/{uuid.uuid4().hex}"), uuid.uuid4().hex
+    for name in ("good/config.json", f"../{outside}/config.json", f"a/../../{outside}/config.json", "other.txt"):
+        run.fs.pipe_file(f"{run.path}/{name}", b"{}")
+    folder = Path(storage.fetch_named(run, ["config.json"]).path)
+    assert [path.relative_to(folder).as_posix() for path in folder.rglob("*.json")] == ["good/config.json"]
+    assert not (folder.parent / outside).exists()

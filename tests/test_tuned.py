@@ -40,7 +40,25 @@ def test_nothing_searched_changes_nothing(settings: dict[str, Any]) -> None:
     assert with_tuned(config) is config
 
 
-@pytest.mark.parametrize("parameters", [{"learning_rate": 7.0}, {"no_such_field": 1}])
+def test_a_search_for_another_trainer_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Both trainers have a learning rate, and one's is not the other's."""
+    uri = found(tmp_path, learning_rate=0.3)
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "config": {"trainer": "baseline"}}))
+    with pytest.raises(UserError, match="is a search for baseline: give as --tuned"):
+        with_tuned(dnn_trainer.DnnTrainerConfig(**settings, tuned=uri))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"learning_rate": 7.0},
+        {"no_such_field": 1},
+        {"data": "gs://theirs/result.json", "learning_rate": 0.1},  # not the data that were approved
+        {"devices": {"gpus": 1}},
+        {"epochs": 2},
+    ],
+)
 def test_parameters_that_the_trainer_does_not_take_are_told(
     tmp_path: Path, settings: dict[str, Any], parameters: dict[str, Any]
 ) -> None:

@@ -90,15 +90,61 @@ def test_what_vertex_refuses_is_refused_with_what_to_set(given: dict[str, Any], 
             {"network": "projects/my-project/global/networks/default"},
             "`gcloud projects describe my-project --format='value(projectNumber)'` prints it",
         ),
+        ({"network": "projects/$(touch X)/global/networks/n"}, "write projects/NUMBER/global/networks/NAME"),
         ({"network": "default"}, "write projects/NUMBER/global/networks/NAME"),
         ({"network": "projects/123/global/networks/My_Net"}, "is not a network's name"),
+        ({"network": "projects/١٢٣/global/networks/default"}, "names no network"),
         ({"labels": {"Team": "x"}}, "labels"),
+        (
+            {
+                "kms_key": "projects/p/locations/europe-west4/keyRings/r/cryptoKeys/k",
+                "places": [{**PLACE, "region": "us-central1"}, "local"],
+            },
+            "kms_key is a key of europe-west4, and jobs in us-central1 cannot use it: Vertex AI takes a key of the "
+            "job's own region only, so give a place in europe-west4, or a key of their region",
+        ),
     ],
 )
 def test_networks_and_labels_are_checked_too(placement: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError) as error:
         configured(**placement)
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("region", "told"),
+    [
+        ("europe-wset4", "europe-west4"),
+        ("europe-west4-a", "europe-west4"),
+        ("europe-west44", "europe-west4"),
+        ("us-centrall", "us-central1"),
+        ("EUROPE-WEST4", "europe-west4"),
+        ("eu-west-1", "take "),
+        ("moon-west9", "take "),
+        ("evil.example/#-west1", "take "),
+        ("europe-west4\n", "europe-west4"),
+        ("europe-west٤", "europe-west"),
+    ],
+)
+def test_a_region_that_does_not_exist_is_refused_with_the_ones_meant(region: str, told: str) -> None:
+    with pytest.raises(UserError, match="Google Cloud has no region") as error:
+        configured(places=[{**PLACE, "region": region}])
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("region", [*vertex_machines.REGIONS, "europe-west13", "us-north1"])
+def test_a_region_that_may_exist_is_taken(region: str) -> None:
+    (place,) = configured(places=[{**PLACE, "region": region}]).places
+    assert place.region == region
+
+
+def test_a_key_of_the_places_region_is_taken() -> None:
+    """Places where the key cannot be used are left out; a deployment names some, whatever the key is."""
+    key = "projects/p/locations/europe-west4/keyRings/r/cryptoKeys/k"
+    placement = configured(kms_key=key, places=[PLACE, {**PLACE, "region": "us-central1"}, "local"])
+    assert placement.kms_key == key
+    assert placement.places == configured(places=[PLACE, "local"]).places
+    assert configured(kms_key=key).places == ()
 
 
 def test_a_network_by_number_is_taken() -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import tarfile
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -13,13 +14,21 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from mlapp import storage, workspaces
+from mlapp import ledger, storage, workspaces
 from mlapp.errors import Terminated, UserError
 from mlapp.result import StageResult
 from mlapp.workspaces import KEPT, workspace
-from tests.counting_stage import Counting, run
+from tests.counting_stage import Counting, Stop, run
 
 pytest_plugins = "loopback.fixtures"
+
+
+@pytest.fixture(autouse=True)
+def entries() -> Iterator[UPath]:
+    """An experiments area, as every command has one."""
+    area = storage.at(f"memory://{uuid.uuid4().hex}")
+    with ledger.kept_in(str(area)):
+        yield area
 
 
 @pytest.fixture(params=["disk", "memory", "gcs"])
@@ -53,25 +62,50 @@ def test_a_workspace_is_the_folder_itself_or_a_scratch_one_that_goes(folder: UPa
 
 def test_an_interrupted_work_goes_on_where_it_stood(folder: UPath) -> None:
     with pytest.raises(Terminated):
-        run(Counting(stop_at=2), str(folder))
+        run(Counting(stop=Stop(at=2)), str(folder))
     result = run(Counting(), str(folder))
     assert result.local("counted").read_text() == "2 to 3"
 
 
-def test_what_was_kept_goes_when_the_result_stands(remote: UPath, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_kept_goes_when_the_result_stands(
+    remote: UPath, entries: UPath, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     with pytest.raises(Terminated):
-        run(Counting(stop_at=1), str(remote))
+        run(Counting(stop=Stop(at=1)), str(remote))
+    assert len(entries.fs.find((entries / ledger.FOLDER / ledger.KEPT).path)) == 1
     assert kept(remote) == ["numbers.tar", "spent.json", "worker.json"]
     assert json.loads((remote / KEPT / "worker.json").read_text()).keys() == {"host", "at"}
     run(Counting(), str(remote))
     assert kept(remote) == []
+    assert not (entries / ledger.FOLDER / ledger.KEPT / run.key(Counting())[:16]).exists()
     assert "another process began this: " in caplog.text
+
+
+def test_what_somebody_else_put_there_is_not_taken_up(remote: UPath, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever writes the models bucket would else choose the weights that a training ends with."""
+    with pytest.raises(Terminated):
+        run(Counting(stop=Stop(at=1)), str(remote))
+    planted = remote / KEPT / "deep" / "numbers.tar"
+    copy = storage.fetch(planted)
+    with tarfile.open(copy, "a") as archive:
+        archive.add(__file__, "2.txt")
+    storage.put(copy, planted)
+    assert run(Counting(), str(remote)).local("counted").read_text() == "0 to 3"
+    assert f"{planted} is not known to be the project's own: it is not used" in caplog.text
+    assert kept(remote) == []
+
+
+def test_without_entries_nothing_is_taken_up(remote: UPath) -> None:
+    with pytest.raises(Terminated):
+        run(Counting(stop=Stop(at=1)), str(remote))
+    with ledger.kept_in("memory://another"):
+        assert run(Counting(), str(remote)).local("counted").read_text() == "0 to 3"
 
 
 def test_a_local_work_directory_gets_no_copies(tmp_path: Path) -> None:
     with pytest.raises(Terminated):
-        run(Counting(stop_at=2), tmp_path)
+        run(Counting(stop=Stop(at=2)), tmp_path)
     assert not (tmp_path / KEPT).exists()
     assert (tmp_path / "deep" / "numbers" / "1.txt").exists()
 
@@ -101,6 +135,25 @@ def test_keeping_often_costs_a_tenth_of_the_time_at_most(remote: UPath, monkeypa
     assert copied == [0.0, 11.0, 22.0, 28.0]
 
 
+@pytest.mark.parametrize("kind", ["local", "remote"])
+def test_unfinished_work_is_found_by_the_same_key_alone(remote: UPath, tmp_path: Path, kind: str) -> None:
+    """Given a work directory that was used for other data or code, or work to be done from the beginning."""
+    workdir = remote if kind == "remote" else UPath(tmp_path / "work")
+
+    def found(key: str, fresh: bool = False) -> bool:
+        with suppress(Terminated), workspace(workdir) as place:
+            place.resume(key, fresh)
+            state = workspaces.unfinished(place.local / "checkpoints", "settings") / "state"
+            present = state.exists()
+            state.parent.mkdir(parents=True, exist_ok=True)
+            state.touch()
+            workspaces.keep(state.parent)
+            raise Terminated
+        return present
+
+    assert [found("a"), found("a"), found("b"), found("a"), found("a", fresh=True)] == [False, True, False, True, False]
+
+
 def test_a_store_that_fails_for_a_while_ends_no_work(
     remote: UPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,7 +181,7 @@ def test_two_machines_in_one_work_directory_leave_one_valid_result(remote: UPath
 def test_what_another_machine_removes_meanwhile_is_not_missed(remote: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a result that comes from elsewhere between the listing and the reading, then the work begins anew."""
     with pytest.raises(Terminated):
-        run(Counting(stop_at=2), str(remote))
+        run(Counting(stop=Stop(at=2)), str(remote))
 
     def gone(path: UPath, digest: str | None = None) -> Path:
         raise FileNotFoundError(path)
@@ -147,6 +200,7 @@ def test_nothing_is_unpacked_beside_the_scratch_folder(remote: UPath, tmp_path: 
     with tarfile.open(tmp_path / "kept.tar", "w") as archive:
         archive.addfile(member)
     storage.put(tmp_path / "kept.tar", remote / KEPT / "deep" / "numbers.tar")
+    ledger.enter_kept(run.key(Counting()), storage.sha256(tmp_path / "kept.tar"))
     with pytest.raises(UserError, match=f"numbers.tar holds '{name}', which no stage has kept: remove it"):
         run(Counting(), str(remote))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mlapp.search_space import Choice, Real, SearchSpace
 from mlapp.stage import stage
 from mlapp.tuned import with_tuned
 
+log = logging.getLogger("mlapp")
 __all__ = ["SEARCH_SPACE", "DnnTrainerConfig", "evaluate", "fit", "load", "run", "save"]
 
 SEARCH_SPACE: SearchSpace = {
@@ -67,6 +69,8 @@ def run(config: DnnTrainerConfig, workdir: Path) -> Outcome:
         model, history = fit(config, dataset, workdir)
     require_learnt(history, dataset, config)
     both_sides = config.both_sides and policy_of(config.augmentation, config.flip).mirrors
+    if config.both_sides and not both_sides:
+        log.warning("both_sides has no effect, as no image was mirrored in training: see flip")
     if both_sides:
         model = nets.with_both_sides(model, dataset, config)
     artifacts, candidates = export(

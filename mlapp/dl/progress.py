@@ -45,13 +45,13 @@ class Checkpoints:
     """Two checkpoints in a folder, the latest and the best, and the progress that belongs to them.
 
     Both are arrays alone (`mlapp.tensors`): anyone who can write to this folder can spoil a training, not run code.
-    The folder is named by ``fingerprint``, the hash of what is being optimised, so that other settings never resume
-    from here. The state file is replaced last and atomically, and names the checkpoints it goes with: a kill at any
-    moment leaves the former state with its own files.
+    The folder is named by ``fingerprint``, the hash of what is being optimised, and by the stage's key, so that other
+    settings, data or code never resume from here. The state file is replaced last and atomically, and names the
+    checkpoints it goes with: a kill at any moment leaves the former state with its own files.
     """
 
     def __init__(self, parent: Path, fingerprint: str, model: Any, optimizer: Any) -> None:
-        self.folder = parent / fingerprint[:12]
+        self.folder = workspaces.unfinished(parent, fingerprint)
         self._fingerprint = fingerprint
         self._model, self._optimizer = model, optimizer
 

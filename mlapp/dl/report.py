@@ -6,6 +6,7 @@ import logging
 import math
 from pathlib import Path
 
+from mlapp import tracking
 from mlapp.candidate import Candidate
 from mlapp.class_scores import ClassScores, class_scores
 from mlapp.curves import write_history
@@ -14,9 +15,11 @@ from mlapp.dl.augment import policy_of
 from mlapp.errors import UserError
 from mlapp.result import Metric, Outcome
 from mlapp.schema import Optimization
+from mlapp.statistics import most_by_luck
 from mlapp.vetting.scorer import score
 
 RISE = 1.5  # of the training loss, over a whole training
+JUDGED_IMAGES = 100  # of fewer validation images, a network that learnt may have as many right as luck has
 JUDGED_STEPS = 40  # a training of fewer is warned about: the averages of batch normalisation still lag behind
 log = logging.getLogger("mlapp")
 
@@ -35,31 +38,46 @@ def outcome(
     metrics["epochs"] = Metric(value=len(history))
     metrics["training"] = Metric(value=sum(record["seconds"] for record in history), unit="s")
     scores = class_scores(dataset, lambda images: score(artifacts["int8"], images))
-    headline = "; ".join([_headline(candidates), *([scores.line] if scores else []), *_mirroring(dataset, config)])
+    told = [*doubt(history, dataset), *([scores.line] if scores else []), *_mirroring(config)]
+    headline = "; ".join([_headline(candidates), *told])
     return Outcome(artifacts=dict(written), metrics=metrics | _metrics(scores), headline=headline)
 
 
 def require_learnt(history: list[dict[str, float]], dataset: Dataset, config: Optimization) -> None:
     """A `UserError` if a training has diverged, or its best epoch is no better than chance."""
-    if line := _failure(history, dataset):
+    if failure := _failure(history, dataset):
         images = int(dataset.description["splits"]["train"]["images"])
         if images // config.batch_size * len(history) >= JUDGED_STEPS:
-            raise UserError(line)
-        log.warning("%s", line)
+            raise failure
+        log.warning("%s", failure)
 
 
-def _failure(history: list[dict[str, float]], dataset: Dataset) -> str | None:
+def _failure(history: list[dict[str, float]], dataset: Dataset) -> UserError | None:
     classes, first, last = len(dataset.classes), history[0], history[-1]
-    cure = "lower learning_rate or batch_size, raise epochs, or look at the data"
     if last["loss"] > RISE * first["loss"] and last["validation_loss"] > math.log(classes):
-        return f"the loss rose from {first['loss']:.3g} to {last['loss']:.3g}: training diverged; {cure}"
-    best = max(record["validation_accuracy"] for record in history)
-    if best <= 1 / classes:
-        return (
+        return UserError(
+            f"the loss rose from {first['loss']:.3g} to {last['loss']:.3g}: training diverged; lower learning_rate or "
+            "batch_size, raise epochs, or look at the data"
+        )
+    best = _best(history)
+    if best <= 1 / classes or (len(dataset.split("validation")) >= JUDGED_IMAGES and _is_luck(best, history, dataset)):
+        return UserError(
             f"the network has learnt nothing: {100 * best:.1f} % on validation at best, and guessing among {classes} "
-            f"classes gives {100 / classes:.1f} %: {cure}"
+            f"classes gives {100 / classes:.1f} % on average: lower learning_rate or batch_size, raise epochs, or look "
+            "at the data"
         )
     return None
+
+
+def _best(history: list[dict[str, float]]) -> float:
+    """The best epoch's accuracy on validation, of the network that a training ended with."""
+    return max(record["validation_accuracy"] for record in history if not record.get(tracking.PRELIMINARY))
+
+
+def _is_luck(best: float, history: list[dict[str, float]], dataset: Dataset) -> bool:
+    """Whether a network that only guesses may reach this in the best of as many epochs."""
+    images = len(dataset.split("validation"))
+    return round(best * images) <= most_by_luck(images, len(dataset.classes), len(history))
 
 
 def _headline(candidates: list[Candidate]) -> str:
@@ -75,7 +93,14 @@ def _metrics(scores: ClassScores | None) -> dict[str, Metric]:
     return scores.metrics if scores else {}
 
 
-def _mirroring(dataset: Dataset, config: Optimization) -> list[str]:
+def doubt(history: list[dict[str, float]], dataset: Dataset) -> list[str]:
+    """Whether the validation split is too small to show that anything was learnt."""
+    if not _is_luck(_best(history), history, dataset):
+        return []
+    return [f"no better than luck may be on {len(dataset.split('validation')):,} validation images"]
+
+
+def _mirroring(config: Optimization) -> list[str]:
     """Whether images were mirrored in training, where a person decided that or the data may not bear it."""
     if config.flip is None:
         return []

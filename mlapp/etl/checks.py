@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mlapp.errors import UserError
+from mlapp.errors import UserError, first_few
 from mlapp.etl.raw_data import Files, Part, RawData, row_slices
 
 CHANNELS = (1, 3)
@@ -77,7 +77,7 @@ def check_classes(raw: RawData, part: Part, per_class: npt.NDArray[np.intp], lea
     """At least so many images of every class; a `UserError` names the classes that have fewer."""
     few = [f"{raw.classes[label]} has {per_class[label]:,}" for label in np.flatnonzero(per_class < least)]
     if few:
-        raise UserError(f"too few {part} images of a class, at least {least} are needed: {', '.join(few)}; add images")
+        raise UserError(f"too few {part} images of a class, at least {least} are needed: {first_few(few)}; add images")
 
 
 def survey(files: Files, classes: int) -> Survey:

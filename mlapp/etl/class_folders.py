@@ -6,12 +6,14 @@ Whatever else cannot be a picture of a class is named.
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from mlapp import schema
-from mlapp.errors import UserError
+from mlapp.errors import UserError, first_few
 from mlapp.etl.raw_data import Part
 
 EXPECTED = "expected <class>/<picture>, or train/<class>/<picture> with test/<class>/<picture>"
@@ -25,6 +27,8 @@ SYSTEM = {
     "$recycle.bin",
     "lost+found",
     "icon\r",
+    "readme",
+    "license",
 }
 PICTURES = {
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
@@ -38,6 +42,7 @@ NO_PICTURES = {
 }
 SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "holdout"}
 SHOWN = 6
+NO_FILE = "leads nowhere or is not a file: correct or remove it"
 
 
 class Picture(NamedTuple):
@@ -70,12 +75,20 @@ class _Walk:
 
     def listing(self, place: Path) -> _Listing:
         found = _Listing({}, [])
-        for path in sorted(place.iterdir()):
+        try:
+            paths = sorted(place.iterdir())
+        except OSError as error:
+            self.bad[place] = f"cannot be listed ({error.strerror}): make it readable or remove it"
+            return found
+        for path in paths:
             if path.name.startswith(".") or path.name.lower() in SYSTEM:
                 self.skipped[path.name if path.name.lower() in SYSTEM else "hidden files"] += 1
-            elif path.is_dir():
-                found.folders[path.name] = path
-            elif path.is_file() and path.suffix.lower() in NO_PICTURES:
+            elif os.path.isdir(path):  # unlike pathlib's, it answers of what cannot be looked at too
+                name = unicodedata.normalize("NFC", path.name)  # macOS writes é as two characters, others as one
+                if name in found.folders:
+                    self.bad[path] = "has the name of the folder beside it in other Unicode characters: merge them"
+                found.folders[name] = path
+            elif os.path.isfile(path) and path.suffix.lower() in NO_PICTURES:
                 self.skipped[path.suffix.lower()] += 1
             else:
                 found.files.append(path)
@@ -84,8 +97,8 @@ class _Walk:
     def beside_folders(self, files: list[Path]) -> None:
         """Files where class folders are: a README is skipped; a picture, or what is not a file, is misplaced."""
         for path in files:
-            if not path.is_file():
-                self.bad[path] = "leads nowhere or is not a file: correct or remove it"
+            if not os.path.isfile(path):
+                self.bad[path] = NO_FILE
             elif path.suffix.lower() in PICTURES:
                 self.bad[path] = "is a picture outside the class folders: move it into one"
             else:
@@ -95,11 +108,11 @@ class _Walk:
 def find(root: Path, wanted: tuple[str, ...] | None) -> Folders:
     """The pictures under ``root``; a `UserError` says what was found where no class folders were."""
     walk = _Walk()
-    places = _parts(root, walk)
-    listings = {part: walk.listing(place) for part, place in places.items()}
-    for listing in listings.values():
-        walk.beside_folders(listing.files)
     try:
+        places = _parts(root, walk)
+        listings = {part: walk.listing(place) for part, place in places.items()}
+        for listing in listings.values():
+            walk.beside_folders(listing.files)
         classes = _class_names(root, places, listings, wanted)
     except UserError:
         if not walk.bad:
@@ -114,19 +127,20 @@ def find(root: Path, wanted: tuple[str, ...] | None) -> Folders:
                 walk.bad |= dict.fromkeys(inside.folders.values(), "is a folder inside a class: move its pictures up")
                 pictures += [Picture(path, label) for path in inside.files]
         parts[part] = pictures
-    _require_pictures(parts["train"], places["train"], classes, walk)
+    _require_pictures(parts, places, classes, walk)
     return Folders(parts, classes, dict(sorted(walk.skipped.items())), walk.bad)
 
 
 def seen(place: Path) -> str:
     """What a folder holds, in a few words."""
-    names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in place.iterdir())
+    names = sorted(f"{path.name}/" if os.path.isdir(path) else path.name for path in place.iterdir())
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{place} holds {', '.join(names[:SHOWN]) or 'nothing'}{more}"
 
 
 def _parts(root: Path, walk: _Walk) -> dict[Part, Path]:
     top = walk.listing(root)
+    walk.bad |= dict.fromkeys((path for path in top.files if not os.path.isfile(path)), NO_FILE)
     inner = {name: _Walk().listing(path) for name, path in top.folders.items()}
     splits = {name for name in inner if name.lower() in SPLITS}
     if not any(inner[name].folders for name in splits) and (not splits or splits != set(inner)):
@@ -134,6 +148,8 @@ def _parts(root: Path, walk: _Walk) -> dict[Part, Path]:
         holds_idx = len(inner) == 1 and any("ubyte" in path.name for path in top.folders[name].iterdir())
         if len(inner) == 1 and (holds_idx or (inside.folders and not inside.files)):
             raise UserError(f"{seen(root)}, one folder around all: give {root / name} as data.source")
+        if inner and all(inside.folders and not inside.files for inside in inner.values()):
+            raise UserError(f"{seen(root)}, which hold folders and no pictures; {EXPECTED}: rename or move the folders")
         walk.skipped.clear()  # `find` lists the same place again
         return {"train": root}
     if "train" in splits and not (strays := sorted(set(inner) - {"train", "test"})):
@@ -141,18 +157,24 @@ def _parts(root: Path, walk: _Walk) -> dict[Part, Path]:
         present: tuple[Part, ...] = ("train", "test") if "test" in inner else ("train",)
         return {part: top.folders[part] for part in present}
     if "train" in splits:
-        cure = "merge it into train, of which validation is split off" if {*strays} <= SPLITS else "move it away"
-        raise UserError(f"{root} holds {strays[0]} beside train ({seen(root)}): only train and test are read; {cure}")
+        kinds = {name.lower() for name in strays}
+        cure = (
+            "merge validation images into train, from which validation is split off"
+            if kinds <= SPLITS
+            else "move them away"
+        )
+        cure = "rename the test set to test" if kinds & {"test", "testing"} else cure
+        raise UserError(
+            f"{root} holds {first_few(strays)} beside train ({seen(root)}): only train and test are read; {cure}"
+        )
     raise UserError(f"{seen(root)}; {EXPECTED}: rename the folders (train, test), or move them")
 
 
 def _class_names(
     root: Path, places: dict[Part, Path], listings: dict[Part, _Listing], wanted: tuple[str, ...] | None
 ) -> tuple[str, ...]:
-    try:
-        names = tuple(map(schema.label, sorted(listings["train"].folders)))
-    except ValueError as error:
-        raise UserError(f"{error}; rename the class's folder") from error
+    names = tuple(sorted(listings["train"].folders))
+    _require_labels(names, places["train"])
     if not 2 <= len(names) <= 256:
         raise UserError(
             f"{places['train']} holds {len(names)} class folders, there must be 2 to 256: "
@@ -166,16 +188,33 @@ def _class_names(
     for part, listing in listings.items():
         if strays := sorted(set(listing.folders) - set(names)):
             raise UserError(
-                f"{places[part]} holds a class {strays[0]!r} without training images: add some, or remove it"
+                f"{places[part]} holds classes without training images ({first_few(map(repr, strays))}), whose classes "
+                f"are {first_few(names)}: add training images, or rename or remove the folders"
             )
     return wanted or names
 
 
-def _require_pictures(pictures: list[Picture], place: Path, classes: tuple[str, ...], walk: _Walk) -> None:
-    """Every class has pictures to train on, unless what lies there is named as bad anyway."""
-    present = {picture.label for picture in pictures}
-    if not walk.bad and (empty := [name for label, name in enumerate(classes) if label not in present]):
-        raise UserError(
-            f"{place} has no picture of {', '.join(empty[:10])}{f' and {len(empty) - 10} more' * (len(empty) > 10)}: "
-            f"add some, or remove the folder"
-        )
+def _require_labels(names: tuple[str, ...], place: Path) -> None:
+    wrong = []
+    for name in names:
+        try:
+            schema.label(name)
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError(f"{place}: {first_few(wrong, '; ')}; rename the class folders")
+
+
+def _require_pictures(
+    parts: dict[Part, list[Picture]], places: dict[Part, Path], classes: tuple[str, ...], walk: _Walk
+) -> None:
+    """Every class has pictures to train on and a test set has some, unless what lies there is named as bad anyway."""
+    if walk.bad:
+        return
+    present = {picture.label for picture in parts["train"]}
+    skipped = first_few(f"{count:,} {kind}" for kind, count in sorted(walk.skipped.items()))
+    cure = f"{f' (skipped by their names: {skipped})' * bool(skipped)}: add some, or remove the folder"
+    if empty := [name for label, name in enumerate(classes) if label not in present]:
+        raise UserError(f"{places['train']} has no picture of {first_few(empty)}{cure}")
+    if not parts.get("test", True):
+        raise UserError(f"{places['test']} has no picture{cure}")

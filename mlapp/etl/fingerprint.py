@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,17 @@ def fingerprint(uri: str, allow_private: bool = False) -> str:
 
 
 def _local_entries(root: Path) -> list[tuple[str, int, str]]:
+    """Everything there, folders and what is not a file by name: extract refuses some of it."""
     depths = ("/".join("*" * (depth + 1)) for depth in range(DEPTH))
-    files = (path for pattern in depths for path in root.glob(pattern) if path.is_file())
-    return [(str(path.relative_to(root)), path.stat().st_size, str(path.stat().st_mtime_ns)) for path in files]
+    return [_local_entry(path, str(path.relative_to(root))) for pattern in depths for path in root.glob(pattern)]
+
+
+def _local_entry(path: Path, name: str) -> tuple[str, int, str]:
+    with suppress(OSError):  # a link that leads nowhere, or a folder without permission
+        found = path.stat()
+        if stat.S_ISREG(found.st_mode):
+            return name, found.st_size, str(found.st_mtime_ns)
+    return name, -1, ""
 
 
 def _http_entries(url: str, allow_private: bool) -> list[tuple[str, int, str]]:

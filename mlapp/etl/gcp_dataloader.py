@@ -155,13 +155,13 @@ def _unpacked(folder: UPath, scratch: Path, workdir: Path, config: Extract) -> B
 
 
 def _verify(config: Extract, files: dict[IdxName, Written]) -> None:
-    pinned = fashion_mnist.SHA256 if config.name == fashion_mnist.NAME else {}
-    for name, expected in {**pinned, **config.sha256}.items():
+    known = fashion_mnist.SHA256 if config.name == fashion_mnist.NAME else {}  # which no setting changes
+    for name, expected in {**config.sha256, **known}.items():
         if name not in files:
             raise UserError(f"the source lacks {name}, whose SHA-256 is expected: add the file, or mend data.sha256")
         if files[name].sha256 != expected:
             cure = f"fetch it again, or give this data set another data.name than {config.name}"
-            cure = "fetch it again, or mend data.sha256" if name in config.sha256 else cure
+            cure = "fetch it again, or mend data.sha256" if name not in known else cure
             raise UserError(f"{name} has SHA-256 {files[name].sha256} once decompressed, not {expected}: {cure}")
 
 
@@ -174,7 +174,10 @@ def _classes(config: Extract, brought: Brought) -> tuple[str, ...]:
         return named
     if config.name == fashion_mnist.NAME:
         return fashion_mnist.CLASSES
-    return tuple(str(label) for label in range(int(idx.open_idx(brought.files["train-labels"].path).max()) + 1))
+    most = int(idx.open_idx(brought.files["train-labels"].path).max())
+    if not most:
+        raise UserError("all training labels are 0: give images of at least two classes")
+    return tuple(str(label) for label in range(most + 1))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from mlapp.stage import stage
 from mlapp.storage import Written
 
 log = logging.getLogger("mlapp")
+FEW = 50  # validation images: of fewer, each is two points of accuracy or more
 
 
 class Transformation(schema.Transform):
@@ -70,6 +71,10 @@ def _transformed(raw: RawData, config: Transformation, workdir: Path) -> Outcome
     _check_validated(raw, config.report)
     splits = _plan(raw, config)
     counts = {name: split.check_classes(name, splits[name].labels, raw.classes) for name in SPLITS}
+    if (few := len(splits["validation"].numbers)) < FEW:
+        log.warning(
+            "every choice will rest on %d validation images: add images, or raise transform.validation_fraction", few
+        )
     saved = {name: _saved(name, splits[name], workdir) for name in SPLITS}
     description = {
         "name": raw.name,

@@ -57,7 +57,11 @@ def to_idx(
     the files that cannot be used, under ``origin`` where ``root`` is a copy of that; all of them are listed in
     `BAD_FILES`, the only file that is then left.
     """
-    found = class_folders.find(root, classes)
+    place = origin or str(root)
+    try:
+        found = class_folders.find(root, classes)
+    except UserError as error:
+        raise UserError(str(error).replace(str(root), place)) from error
     bad = dict(found.bad)
     with removed_on_refusal(folder, keep=(BAD_FILES,)), ThreadPoolExecutor(os.cpu_count()) as pool:
         everything = [each.path for each in itertools.chain.from_iterable(found.parts.values())]
@@ -70,7 +74,7 @@ def to_idx(
             header = idx.Header((len(pictures), size, size, *((3,) if recipe.channels == 3 else ())))
             if header.file_bytes > max_bytes:
                 raise UserError(
-                    f"{root} would decode to {header.file_bytes:,} bytes, over data.max_decoded_bytes={max_bytes:,}: "
+                    f"{place} would decode to {header.file_bytes:,} bytes, over data.max_decoded_bytes={max_bytes:,}: "
                     f"raise that setting, or lower data.image_size"
                 )
             blocks = _blocks(images_stem, [each.path for each in pictures], recipe, pool, bad, converted)
@@ -78,7 +82,7 @@ def to_idx(
             labels = bytes(each.label for each in pictures)
             files[labels_stem] = write(folder, labels_stem, idx.Header((len(labels),)), [labels])
         if bad:
-            named = {f"{origin or root}/{path.relative_to(root).as_posix()}": reason for path, reason in bad.items()}
+            named = {f"{place}/{path.relative_to(root).as_posix()}": reason for path, reason in bad.items()}
             raise _refusal(named, len(bad.keys() | {*everything}), folder)
     pictures_report = {
         "recipe": recipe._asdict(),
@@ -86,10 +90,13 @@ def to_idx(
         "converted": dict(sorted(converted.items())),
         "skipped": found.skipped,
     }
-    names = {
-        part: [each.path.relative_to(root).as_posix() for each in pictures] for part, pictures in found.parts.items()
-    }
+    names = {part: [_name(each.path, root) for each in pictures] for part, pictures in found.parts.items()}
     return Made(files, found.classes, pictures_report, names)
+
+
+def _name(path: Path, root: Path) -> str:
+    """A picture's name as text, which JSON can hold; bytes that are not UTF-8 are escaped."""
+    return path.relative_to(root).as_posix().encode("utf-8", "backslashreplace").decode()
 
 
 def _looked_at(path: Path) -> bool | PictureError:

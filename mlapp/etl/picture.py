@@ -10,7 +10,8 @@ The rules:
 - *Orientation*: EXIF's, turned upright. Other metadata is not looked at (`mlapp.etl.picture_file`).
 - *Frames*: the first one of an animation, or the first page.
 - *Size*: resized (bicubic) to the size asked for. Pictures beyond `MOST_PIXELS` or `MOST_BYTES` are refused by their
-  header; truncated and damaged ones are refused.
+  header; truncated and damaged ones are refused. One kind of damage cannot be seen: wrong values inside a JPEG's scan
+  (or a progressive JPEG cut short whose end marker was written again), which the decoder only guesses around.
 
 No state, no TensorFlow.
 """
@@ -79,7 +80,7 @@ def read(path: Path) -> bytes:
         _require_file(os.stat(path).st_mode)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
-        if path.is_symlink() and not path.exists():
+        if os.path.islink(path) and not os.path.exists(path):
             raise PictureError("is a link that leads nowhere: correct or remove it") from error
         raise PictureError(f"cannot be read ({error.strerror}): make it readable or remove it") from error
     with open(descriptor, "rb") as stream:
@@ -109,8 +110,9 @@ def pixels(content: bytes, recipe: Recipe) -> Pixels:
                 turned = int(image.tag_v2.get(picture_file.ORIENTATION, 1))
                 image.is_animated = True  # of such a one Pillow looks for no EXIF folders, which may be broken
             image.load()
-        done = _named(image, several, turned)
-        plain, composited = _opaque(image, container.grey_bits, 255 if recipe.background == "white" else 0)
+            done = _named(image, several, turned)
+            done += ["grey to colour"] * (recipe.channels == 3 and image.mode in GREY)
+            plain, composited = _opaque(image, container.grey_bits, 255 if recipe.background == "white" else 0)
     if container.orientation in TURNS:
         plain = plain.transpose(TURNS[container.orientation])
     plain = plain.convert("RGB" if recipe.channels == 3 else "L")
@@ -138,6 +140,8 @@ def _opaque(image: Image.Image, grey_bits: int, background: int) -> tuple[Image.
         image.info["transparency"] = (transparent & most) * 255 // most
     elif isinstance(transparent, tuple):
         image.info["transparency"] = tuple(value & 255 for value in transparent)
+    elif isinstance(transparent, bytes):  # alphas of a palette's entries, of which there are 256 at most
+        image.info["transparency"] = transparent[:256]
     if image.mode not in ("LA", "PA", "RGBA") and transparent is None:
         return image, False
     layers = np.asarray(image.convert("LA" if image.mode in GREY else "RGBA")).astype(np.uint16)
@@ -158,6 +162,8 @@ def _opened(content: bytes, container: picture_file.Container) -> ImageFile.Imag
         tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
         if {*tags.get(SAMPLE_FORMAT, (1,))} - {1, 4}:
             raise PictureError("has signed or float values: save it with 8 bits a channel, 0 to 255")
+        if image.format == "GIF" and "transparency" not in image.info and image.tile[0].extents != (0, 0, *image.size):
+            raise PictureError("has a first frame that does not cover it: save that frame by itself")
     return image
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 PNG, JPEG, WEBP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"WEBP"
 ORIENTATION = 0x0112
 INTEGERS = {1: "B", 3: "H", 4: "I"}  # TIFF's types of whole numbers
+SEQUENTIAL = (0xC0, 0xC1)  # JPEG's frames whose scan can be decoded as it is read
 NO_FRAMES = {0xC4, 0xC8, 0xCC}  # JPEG's markers between C0 and CF that start no frame
 BARE = {0x01, *range(0xD0, 0xD9)}  # and those without a length
 DEPTH = "has {} bits a channel: save it with 8"
@@ -83,6 +84,8 @@ def _png(content: bytes) -> Container:
     depth, colour = header[8], header[9]
     if depth > 8:
         raise PictureError(DEPTH.format(depth))
+    if colour == 3 and not any(whole[4:8] == b"PLTE" for whole in kept):
+        raise PictureError("is damaged (its palette is missing): replace or remove it")
     return Container(b"".join(kept), orientation_of(exif), depth if colour == 0 else 8, frames)
 
 
@@ -101,7 +104,8 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 def _jpeg(content: bytes) -> Container:
     """JFIF's and Adobe's segments are kept: they say what the channels mean. So is everything but metadata."""
-    kept, place, orientation = [content[:2]], 2, 0
+    kept, place, orientation, channels, frames = [content[:2]], 2, 0, 0, 1
+    one_scan = adobe = False
     while place + 4 <= len(content) and content[place] == 0xFF:
         marker = content[place + 1]
         if marker == 0xFF or marker in BARE:
@@ -111,14 +115,33 @@ def _jpeg(content: bytes) -> Container:
             break
         size = 2 + int.from_bytes(content[place + 2 : place + 4])
         segment = content[place : place + size]
-        if 0xC0 <= marker <= 0xCF and marker not in NO_FRAMES and len(segment) > 4 and segment[4] != 8:
-            raise PictureError(DEPTH.format(segment[4]))
+        if 0xC0 <= marker <= 0xCF and marker not in NO_FRAMES and len(segment) > 9:
+            if segment[4] != 8:
+                raise PictureError(DEPTH.format(segment[4]))
+            channels, one_scan = segment[9], marker in SEQUENTIAL
+        adobe = adobe or (marker == 0xEE and segment[4:9] == b"Adobe")
         if marker == 0xE1 and segment[4:10] == b"Exif\0\0":
             orientation = orientation or orientation_of(segment[4:])
+        elif marker == 0xE2 and segment[4:8] == b"MPF\0":  # more pictures follow this one
+            frames = 2
         if marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(segment)
         place += size
-    return Container(b"".join([*kept, content[place:]]), orientation or 1)
+    if channels == 4 and not adobe:
+        raise PictureError("has CMYK values without Adobe's marker, which says what they mean: save it as RGB")
+    pixels = content[place:]
+    if one_scan and pixels[4:5] == bytes([channels]):
+        pixels = _without_end(pixels)
+    return Container(b"".join([*kept, pixels]), orientation or 1, frames=frames)
+
+
+def _without_end(scan: bytes) -> bytes:
+    """A JPEG's only scan without its end marker, where the decoder would make up what is missing before it.
+
+    It then runs out of data, which it reports. It reads up to eight bytes ahead.
+    """
+    end = scan.find(b"\xff\xd9")
+    return scan if end < 0 else scan[:end] + bytes(8)
 
 
 def _webp_orientation(content: bytes) -> int:

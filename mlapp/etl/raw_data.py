@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 
 from mlapp import storage
-from mlapp.errors import UserError
+from mlapp.errors import UserError, printable
 from mlapp.etl import idx
 from mlapp.result import StageResult
 from mlapp.schema import NAME, Label
@@ -55,8 +55,8 @@ class RawData:
     names: dict[Part, list[str]] | None = None
 
     def image(self, part: Part, number: int) -> str:
-        """How a person finds an image: its file's name, or its place in an IDX file, counted from 0."""
-        return self.names[part][number] if self.names else f"{part} image {number}"
+        """How a person finds an image: its file's name in one line, or its place in an IDX file, from 0."""
+        return printable(self.names[part][number]) if self.names else f"{part} image {number}"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args
 from upath import UPath
 
 from mlapp import storage
-from mlapp.errors import TryAgainError, UserError
+from mlapp.errors import TryAgainError, UserError, first_few
 from mlapp.etl import class_folders, debian_package, fashion_mnist, image_folder, picture
 from mlapp.etl.download import MissingFileError, download
 from mlapp.etl.raw_data import Part
@@ -25,6 +25,7 @@ from mlapp.storage import Written
 log = logging.getLogger("mlapp")
 IDX_NAMES: tuple[IdxName, ...] = get_args(IdxName)
 IDX_FILE = re.compile(r"(train|t10k|test)-(images|labels)[-.]idx[1-4]-ubyte(\.gz)?")
+ARCHIVE = re.compile(r"\.(zip|tar|tgz|7z|rar|npz|npy|tar\.\w+)$", re.IGNORECASE)
 LIKE_IDX = re.compile(r"(images|labels).*idx[1-4]|idx[1-4].*ubyte", re.IGNORECASE)
 
 
@@ -76,24 +77,37 @@ def bring(folder: UPath, scratch: Path, target: Path, data: Data) -> Brought:
     if folders := sorted(path.name for path in folder.iterdir() if path.is_dir() and not LIKE_IDX.search(path.name)):
         log.warning("%s: its IDX files are read, its folders (%s) are not", folder, ", ".join(folders[:6]))
     files: dict[IdxName, Written] = {}
+    faults = []
     for name in _wanted(folder, set(found)):
-        with found[name].open("rb") as stream:
-            files[name] = unpack(stream, str(found[name]), target, name, data.max_decoded_bytes)
+        try:
+            with found[name].open("rb") as stream:
+                files[name] = unpack(stream, str(found[name]), target, name, data.max_decoded_bytes)
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("; ".join(faults))
     return Brought(files)
 
 
 def _require_class_folders(folder: UPath) -> None:
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    if like := [name for name in names if LIKE_IDX.search(name) and (folder / name).is_file()]:
+    if nested := [name for name in names if IDX_FILE.fullmatch(name) and (folder / name).is_dir()]:
+        raise UserError(
+            f"{folder} holds folders named like IDX files ({', '.join(nested)}): move the files in them into one folder"
+        )
+    packed = [name for name in names if ARCHIVE.search(name)]
+    like = [name for name in names if LIKE_IDX.search(name) and name not in packed and (folder / name).is_file()]
+    if like:
         expected = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-… and t10k-labels-…"
         transposed = "; EMNIST's images are stored transposed, so transpose them too" * ("emnist" in like[0].lower())
         raise UserError(
-            f"{folder} holds IDX files by other names ({', '.join(like[:4])}): rename them to {expected}{transposed}"
+            f"{folder} holds IDX files by other names ({first_few(like)}): rename them to {expected}{transposed}"
         )
     if not any((folder / name).is_dir() for name in names):
+        cure = f"unpack or convert {first_few(packed)}" if packed else "check data.source"
         raise UserError(
             f"{folder} holds neither IDX files (train-images-idx3-ubyte.gz, …) nor class folders "
-            f"({class_folders.EXPECTED}); it holds {', '.join(names[:6]) or 'nothing'}: check data.source"
+            f"({class_folders.EXPECTED}); it holds {first_few(names) or 'nothing'}: {cure}"
         )
 
 
@@ -101,17 +115,21 @@ def _copied(folder: UPath, local: Path) -> Path:
     """Class folders of a store, fetched; refused before that where a name leads out or the disk would not hold them."""
     sizes = {str(name): int(info["size"]) for name, info in folder.fs.find(folder.path, detail=True).items()}
     root = str(folder.path).rstrip("/") + "/"
-    targets = {name: name.removeprefix(root) for name in sizes if not name.endswith("/")}
-    if odd := [name for name, inside in targets.items() if {"", ".", "..", "/"} & {*PurePosixPath(inside).parts}]:
+    names = {name: name.removeprefix(root) for name in sizes}
+    targets = {name: inside for name, inside in names.items() if not name.endswith("/")}
+    if odd := [name for name, inside in names.items() if {"", ".", "..", "/"} & {*PurePosixPath(inside).parts}]:
         raise UserError(f"{folder} holds an object named {odd[0]!r}, which would lead out of the folder: rename it")
     if large := [name for name in targets if sizes[name] > picture.MOST_BYTES]:
-        raise UserError(f"{len(large):,} objects are over {picture.MOST_BYTES:,} bytes ({large[0]}): make them smaller")
+        raise UserError(
+            f"{len(large):,} objects are over {picture.MOST_BYTES:,} bytes ({first_few(large)}): make them smaller"
+        )
     needed, free = sum(sizes.values()), shutil.disk_usage(local.parent).free
     if needed > free:
         raise UserError(
             f"{folder} holds {needed:,} bytes, but {local.parent} has room for {free:,}: free some disk space"
         )
-    local.mkdir(parents=True, exist_ok=True)
+    for name in ("", *sizes.keys() - targets.keys()):  # an object "bird/" stands for a folder, which may be empty
+        (local / names.get(name, "")).mkdir(parents=True, exist_ok=True)
     folder.fs.get([*targets], [f"{local}/{inside}" for inside in targets.values()])
     return local
 
@@ -177,7 +195,10 @@ def _idx_files(folder: UPath) -> dict[IdxName, UPath]:
             if not path.is_file():  # a pipe would be waited on for ever
                 raise UserError(f"{path} is not a regular file, or a link that leads nowhere: replace or remove it")
             part, kind = ("t10k" if match[1] == "test" else match[1]), match[2]
-            found[next(name for name in IDX_NAMES if name == f"{part}-{kind}")] = path
+            name = next(name for name in IDX_NAMES if name == f"{part}-{kind}")
+            if name in found:
+                log.warning("%s: %s is read, %s is not", folder, path.name, found[name].name)
+            found[name] = path
     return found
 
 

@@ -48,6 +48,20 @@ def held_out_test(labels: Labels, settings: Transform) -> tuple[Numbers, Numbers
     return np.sort(rest), np.sort(test)
 
 
+def expected(train: Numbers, test: Numbers | None, settings: Transform) -> tuple[int, int, int]:
+    """How many training images there will be, test images, and those of the smallest class (give or take one).
+
+    ``train`` and ``test`` are what the source has of each class.
+    """
+    pool, given = int(train.sum()), train if test is None else test
+    held_out = round(pool * settings.test_fraction) if test is None else int(test.sum())
+    pool -= held_out if test is None else 0
+    if settings.limit is not None:
+        pool, held_out = min(pool, settings.limit), min(held_out, settings.limit)
+    smallest = round(int(given.min()) * held_out / int(given.sum()))
+    return pool - round(pool * settings.validation_fraction), held_out, smallest
+
+
 def check_classes(split: str, labels: Labels, classes: Sequence[str]) -> Numbers:
     """Images of each class in a split; a `UserError` names the classes that it lacks."""
     counts = np.bincount(labels, minlength=len(classes))

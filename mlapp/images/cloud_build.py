@@ -144,13 +144,13 @@ def _build_of(
 def _wait(client: CloudBuildClient, begun: Build, config: ImageConfig) -> Build:
     """The build once it is over. A look that fails changes nothing: there is another one, until the time is up."""
     status = type(begun).Status
-    running = {status.STATUS_UNKNOWN, status.PENDING, status.QUEUED, status.WORKING}
+    over = {*status} - {status.STATUS_UNKNOWN, status.PENDING, status.QUEUED, status.WORKING}
     deadline = time.monotonic() + config.timeout_minutes * 60
     unseen, absent, alerted = None, None, False
     while time.monotonic() <= deadline:
         try:
             build = client.get_build(_named(begun), timeout=ANSWER_WITHIN_S, retry=None)
-            if build.status not in running:
+            if build.status in over:  # one that is newer than this library has a number only, and is looked at again
                 return build
             unseen, absent, alerted = None, None, False
         except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,8 +24,15 @@ MANIFESTS = ", ".join(
 )
 TIMEOUT = urllib3.Timeout(connect=5.0, read=20.0)
 RETRIES = urllib3.Retry(
-    3, connect=1, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
+    3,
+    connect=1,
+    backoff_factor=0.5,
+    status_forcelist=PASSING,
+    raise_on_status=False,
+    respect_retry_after_header=False,  # which may name a day
 )
+PAUSES_S = (0.2, 1.0)
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 ARTIFACT_REGISTRY = re.compile(
     r"(?P<region>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>[a-z0-9-]+)/(?P<repository>[a-z0-9-]+)/.+"
 )
@@ -70,10 +78,15 @@ class Repository:
         if answer.status == 401:  # maybe only because a token has expired
             authenticate.renew()
             answer = self._ask("GET", url)
-        if answer.status == 200:
-            if found := answer.headers.get("Docker-Content-Digest"):
+        for pause in (*PAUSES_S, None):
+            if answer.status != 200:
+                break
+            if DIGEST.fullmatch(found := answer.headers.get("Docker-Content-Digest", "")):
                 return str(found)
-            raise TryAgainError(f"the registry {self.host} has {tag}, and does not say by which digest: run again")
+            if pause is None:
+                raise TryAgainError(f"the registry {self.host} has {tag}, and does not say by which digest: run again")
+            time.sleep(pause)  # that was the page of a proxy, or nothing at all
+            answer = self._ask("GET", url)
         code, message = _error(answer.data)
         if answer.status == 404 and not (self.in_google and code == "NAME_UNKNOWN" and "epository" in message):
             return None

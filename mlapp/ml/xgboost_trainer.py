@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from mlapp import workspaces
 from mlapp.candidate import Candidate, write_candidates
 from mlapp.class_scores import class_scores
 from mlapp.curves import write_history
@@ -58,7 +59,7 @@ def fit(config: Baseline, dataset: Dataset, folder: Path) -> tuple[Any, list[dic
     with termination_deferred():  # XGBoost reads the arrays through callbacks, which would swallow a SIGTERM
         matrix = _matrix(train, features, config)
         matrices = matrix, _matrix(validation, features, config, like=matrix)
-    place = folder / "checkpoints" / _fingerprint(config, dataset)
+    place = workspaces.unfinished(folder / "checkpoints", _fingerprint(config, dataset))
     model, history = boost(*matrices, len(dataset.classes), config, place)
     describe(model, features)
     return model, history
@@ -107,9 +108,9 @@ def _matrix(split: Split, features: Features, config: Baseline, like: Any = None
 
 
 def _fingerprint(config: Baseline, dataset: Dataset) -> str:
-    """Twelve hex digits of what is being trained on what, so that other settings never resume from here."""
+    """A hash of what is being trained on what, so that other settings never resume from here."""
     settings = config.model_dump(mode="json", include=set(Baseline.model_fields))
-    return hashlib.sha256(json.dumps([settings, dataset.result.digest()], sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([settings, dataset.result.digest()], sort_keys=True).encode()).hexdigest()
 
 
 def _candidate(path: Path, validation: Split, config: Baseline) -> Candidate:

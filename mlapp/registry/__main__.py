@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 from mlapp import pins, storage
 from mlapp.errors import OneLineError, UserError, printable
-from mlapp.registry import catalogue, integrity, moves, rekeying, restoring
+from mlapp.quiet import answer
+from mlapp.registry import catalogue, integrity, moves, rekeying, restoring, trust
 from mlapp.registry.pointer import Pointer
 from mlapp.schema import NAME, Config
 
@@ -34,10 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         with storage.explained():
             if arguments.command is not verified or arguments.name or arguments.bundle:
                 arguments.name = _name(arguments.name or _default_name(arguments.registry, settings))
-            told = arguments.command(arguments)
+            answer(arguments.command(arguments))
     except OneLineError as error:
         parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
-    sys.stdout.write(f"{told}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -155,7 +155,7 @@ def verified(arguments: argparse.Namespace) -> str:
         told += [printable(line) for line in report.damage] or [f"{name}: all whole, {report.summary}"]
         told += [f"{name}: note: {printable(note)}" for note in report.notes]
     if damaged:
-        sys.stdout.write("".join(f"{line}\n" for line in told))
+        answer("\n".join(told))
         raise SystemExit(1)
     return "\n".join(told) or f"{arguments.registry} holds no model yet"
 
@@ -199,10 +199,9 @@ def revoked(arguments: argparse.Namespace) -> str:
     """Revoke a key."""
     given = (arguments.registry, arguments.name, arguments.keys, arguments.key)
     old = rekeying.revoke(*given, by=arguments.by, why=arguments.why)
-    return (
-        f"{arguments.name}: {old} is revoked; take it out of signing.public_key, then `python -m mlapp.registry sign "
-        f"--name {arguments.name}` signs its bundles again"
-    )
+    sign = trust.command("sign", Pointer(arguments.registry, arguments.name).folder)
+    done = f"{arguments.name}: {old} is revoked"
+    return f"{done}; take it out of signing.public_key, then `{sign}` signs its bundles again"
 
 
 def restored(arguments: argparse.Namespace) -> str:

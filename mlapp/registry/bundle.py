@@ -158,7 +158,7 @@ def whole(place: UPath) -> Manifest:
             f"bundle {place}: {odd[0]} is {'extra' if odd[0] in present else 'missing'}; restore the bundle"
         )
     for name, file in manifest.files.items():
-        if files.sha256(place / name) != file.sha256:
+        if files.sha256(place / name, file.bytes) != file.sha256:
             raise UserError(f"bundle {place}: {name} was altered; restore the bundle from a copy")
     return manifest
 

@@ -39,20 +39,26 @@ def read(path: UPath) -> tuple[bytes, os.stat_result | None]:
     if not storage.is_local(path):
         return bytes(path.fs.cat_file(path.path)), None
     with os.fdopen(_opened(path), "rb") as stream:
+        if (size := os.fstat(stream.fileno()).st_size) > storage.LARGEST_TEXT:
+            raise UserError(f"{path} has {size:,} bytes, too many for what it should be: restore it from a copy")
         return stream.read(), os.fstat(stream.fileno())
 
 
-def sha256(path: UPath) -> str:
-    """SHA-256 of a regular file, read in pieces; no link is followed. A small remote one is one request."""
+def sha256(path: UPath, size: int) -> str:
+    """SHA-256 of a regular file of this size, read in pieces; empty if it has another. No link is followed.
+
+    A small remote file is one request.
+    """
     if not storage.is_local(path):
-        return _remote_sha256(path)
+        return _remote_sha256(path, size)
     with os.fdopen(_opened(path), "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        is_as_large = os.fstat(stream.fileno()).st_size == size
+        return hashlib.file_digest(stream, "sha256").hexdigest() if is_as_large else ""
 
 
-def _remote_sha256(path: UPath) -> str:
+def _remote_sha256(path: UPath, size: int) -> str:
     digest, offset = hashlib.sha256(), 0
-    while True:
+    while offset <= size:
         try:
             piece = path.fs.cat_file(path.path, start=offset, end=offset + PIECE)
         except Exception as error:
@@ -62,7 +68,8 @@ def _remote_sha256(path: UPath) -> str:
         digest.update(piece)
         offset += len(piece)
         if len(piece) < PIECE:
-            return digest.hexdigest()
+            break
+    return digest.hexdigest() if offset == size else ""
 
 
 def read_all(paths: Sequence[UPath]) -> list[bytes | Exception]:

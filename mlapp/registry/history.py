@@ -49,7 +49,7 @@ def appended(text: str, move: dict[str, Any], sign: Callable[[str], str] | None 
     move = {**move, PREVIOUS: head(text)}
     if sign:
         move[SIGNATURE] = sign(_written(move))
-    return f"{text}{_written(move)}\n"
+    return "".join(f"{line}\n" for line in (*lines(text), _written(move)))  # an editor may have taken the last break
 
 
 def signed_part(line: str) -> tuple[str, str]:

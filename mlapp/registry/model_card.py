@@ -46,6 +46,7 @@ def write(
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=select_autoescape(("html.j2",)),
+        finalize=lambda value: printable(value) if isinstance(value, str) else value,
     )
     environment.filters |= {
         "percent": percent,
@@ -55,7 +56,6 @@ def write(
         "moment": moment,
         "seconds": seconds,
         "plain": markdown,
-        "line": printable,
     }
     candidates = _candidates(stages)
     models = _compared(verdict, chosen, candidates)
@@ -150,9 +150,7 @@ def draw_confusion(verdict: Verdict, path: Path) -> None:
 def _settings(stage: StageResult) -> str:
     """A stage's settings as JSON, without inputs (digests name them), the registry's place and the keys."""
     left_out = {*stage.inputs, "registry", "signing"}
-    return printable(
-        json.dumps({name: value for name, value in stage.config.items() if name not in left_out}, ensure_ascii=False)
-    )
+    return json.dumps({name: value for name, value in stage.config.items() if name not in left_out}, ensure_ascii=False)
 
 
 def _preference(stages: Sequence[StageResult]) -> str:

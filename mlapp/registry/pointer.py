@@ -77,7 +77,8 @@ class Pointer:
                 raise UserError(f"{self.folder} has no champion: give --name and --registry of a promoted model")
             if adopt and state.present != adopt:
                 raise self._overtaken(adopt)
-            line = {"champion": state.present, "before": state.decided, **entry}
+            before = trust.whole_before(history.lines(state.text))
+            line = {"champion": state.present, "before": state.decided, trust.BEFORE: before, **entry}
             if adopt and (lost := trust.lost_anchors(self.folder, state.text, state.moves)):
                 line[trust.LOST] = sorted(lost)
             self._decide(state, signer, line)

@@ -6,7 +6,7 @@ import shlex
 
 from mlapp import storage
 from mlapp.errors import UserError
-from mlapp.registry import files, history, trust
+from mlapp.registry import files, trust
 from mlapp.registry.bundle import MANIFEST, Manifest, whole
 from mlapp.registry.judge import Judge
 from mlapp.registry.keys import FINGERPRINT, keyring, read_public
@@ -32,8 +32,7 @@ def adopt(registry: str, name: str, keys: Signing, *, by: str | None, why: str) 
     if manifest.name != name:
         raise UserError(f"bundle {place} is one of {manifest.name}, so it cannot be champion of {name}")
     signer.check(trust.read(state.text, pointer.folder / HISTORY, signer.ring))
-    line = {**given, **about(place, manifest), trust.EVENT: trust.ADOPT, "history": history.head(state.text)}
-    pointer.record(line, keys, adopt=manifest.id)
+    pointer.record({**given, **about(place, manifest), trust.EVENT: trust.ADOPT}, keys, adopt=manifest.id)
     if signer.fingerprint:
         sign_bundles(pointer, keys, manifest.id)
     return manifest.id

@@ -3,8 +3,8 @@
 Every line must be signed by a key that is in force there. At first all keys of signing.public_key are. A line of
 *rotate*, signed by one of them, puts the key that it names in force and retires the others; *revoke* retires the key
 that it names; *adopt* takes over a history that is not signed. Adopt and revoke vouch for every line before them, by
-the hash of the line before, so that a revoked key can be taken out of signing.public_key. A bundle that a retired key
-signed counts only if the history named it before.
+the hash of the history up to there, so that a revoked key can be taken out of signing.public_key. A bundle that a
+retired key signed counts only if the history named it before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mlapp.errors import UserError
 from mlapp.registry import files, history, signature
 from mlapp.registry.keys import Keyring
 
-EVENT, KEY, NAME, LOST = "event", "key", "name", "lost"
+EVENT, KEY, NAME, LOST, BEFORE = "event", "key", "name", "lost", "history"
 ADOPT, ROTATE, REVOKE = "adopt", "rotate", "revoke"
 
 
@@ -50,11 +50,11 @@ class Trust:
 
 def read(text: str, path: UPath, ring: Keyring) -> Trust:
     """Follow a history's lines; a `UserError` only where they are no chain. Without keys everything is trusted."""
-    moves = history.moves(text, path)
+    moves, lines = history.moves(text, path), history.lines(text)
     signers: list[str | None] = []
     in_force, retired, revoked = frozenset(ring), dict[str, int](), frozenset[str]()
     named, vouched = dict[str, int](), 0
-    for number, (line, move) in enumerate(zip(history.lines(text), moves, strict=True), start=1):
+    for number, (line, move) in enumerate(zip(lines, moves, strict=True), start=1):
         signer = _signer(line, move, path.parent.name, ring)
         signer = signer if signer in in_force else None
         signers.append(signer)
@@ -63,13 +63,14 @@ def read(text: str, path: UPath, ring: Keyring) -> Trust:
         key = move.get(KEY)
         match move.get(EVENT) if signer else None:
             case "adopt":
-                vouched = number
+                vouched = number if _vouches(move, moves, lines, number) else vouched
             case "rotate" if key and key not in revoked:
                 retired |= dict.fromkeys(in_force - {key}, number)
                 retired.pop(key, None)
                 in_force = frozenset([key])
             case "revoke" if key:
-                vouched, revoked, in_force = number, revoked | {key}, in_force - {key}
+                vouched = number if _vouches(move, moves, lines, number) else vouched
+                revoked, in_force = revoked | {key}, in_force - {key}
                 retired.setdefault(key, number)
     problem = ""
     if ring and (bad := [number for number, by in enumerate(signers, 1) if not by and number > vouched]):
@@ -125,6 +126,17 @@ def _signer(line: str, move: dict[str, Any], name: str, ring: Keyring) -> str | 
     """Who signed a line of this model's history; a line of another model's counts as signed by nobody."""
     text, signed = history.signed_part(line) if ring else ("", "")
     return signature.signer_of_text(text, signed, ring) if signed and move.get(NAME) == name else None
+
+
+def _vouches(move: dict[str, Any], moves: Sequence[dict[str, Any]], lines: Sequence[str], number: int) -> bool:
+    """Whether a line names all before it: by the chain, or itself where lines of an earlier version are in no chain."""
+    chained = all(history.PREVIOUS in each for each in moves[1:number])
+    return chained or move.get(BEFORE) == whole_before(lines[: number - 1])
+
+
+def whole_before(lines: Sequence[str]) -> str:
+    """Hash of a history up to a line, by which that line vouches for it."""
+    return history.digest("".join(f"{line}\n" for line in lines))
 
 
 def _anchor(manifest: bytes) -> str | None:

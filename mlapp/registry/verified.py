@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from upath import UPath
 
 from mlapp import storage
+from mlapp.candidate import Count
 from mlapp.errors import UserError
 from mlapp.registry import files
 from mlapp.registry.bundle import MANIFEST, Manifest
@@ -25,7 +26,7 @@ class Scored(BaseModel):
     """The figures of a model that a list shows."""
 
     accuracy: Metric
-    bytes: int
+    bytes: Count
     latency_us: Metric
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from mlapp.cloud_errors import brief, is_gone, is_not_found
 from mlapp.errors import TryAgainError, UserError
 from mlapp.vertex_client import Service
 
 OWNED = {"managed-by": "mlapp"}
+LOOK_AGAIN_S = 5.0
 log = logging.getLogger("mlapp")
 
 
@@ -104,25 +108,34 @@ class Versions:
                 log.warning("register: that upload came to nothing: %s", error)
 
     def _wait(self, begun: Any) -> Any:
-        from google.api_core.exceptions import GoogleAPICallError
+        """What came of an upload. A look that fails changes nothing: there is another one, until the time is up."""
+        from google.api_core.exceptions import GoogleAPIError
         from google.api_core.future.polling import DEFAULT_POLLING
 
-        polling = DEFAULT_POLLING.with_delay(initial=0.2, maximum=10.0).with_timeout(self._minutes * 60)
-        try:
-            with self._service.explained():
-                return begun.result(polling=polling)
-        except concurrent.futures.TimeoutError as error:
-            raise TryAgainError(
-                f"the upload {begun.operation.name} takes longer than {self._minutes:g} minutes: run the same command "
-                "again, it goes on waiting; registration.timeout_minutes is how long"
-            ) from error
-        except (UserError, TryAgainError, GoogleAPICallError) as error:
-            if begun.operation.HasField("error"):
-                raise UserError(
-                    f"Vertex AI could not take the model ({begun.operation.error.message}): mend what that names, "
-                    "then run the same command again"
+        until, absent = time.monotonic() + self._minutes * 60, None
+        while True:
+            left = max(0.1, until - time.monotonic())
+            try:
+                return begun.result(polling=DEFAULT_POLLING.with_delay(initial=0.2, maximum=10.0).with_timeout(left))
+            except concurrent.futures.TimeoutError as error:
+                raise TryAgainError(
+                    f"the upload {begun.operation.name} takes longer than {self._minutes:g} minutes: run the same "
+                    "command again, it goes on waiting; registration.timeout_minutes is how long"
                 ) from error
-            raise
+            except GoogleAPIError as error:
+                if begun.operation.HasField("error"):
+                    raise UserError(
+                        f"Vertex AI could not take the model ({begun.operation.error.message}): mend what that names, "
+                        "then run the same command again"
+                    ) from error
+                now = datetime.now(UTC)
+                absent = (absent or now) if is_not_found(error) else absent
+                if absent and is_not_found(error) and is_gone(absent, now):
+                    raise TryAgainError(
+                        f"the upload {begun.operation.name} is not there any more: run again"
+                    ) from error
+                log.warning("register: Vertex AI does not say how the upload is (%s): looking again", brief(error, 200))
+                time.sleep(min(LOOK_AGAIN_S, left))
 
 
 def _has(version: Any, labels: Mapping[str, str]) -> bool:

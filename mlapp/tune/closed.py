@@ -16,7 +16,10 @@ from typing import Any
 from mlapp.child_environment import CLOUD, COMPUTE, RAY, child_environment
 from mlapp.tune.session import require_readable, safe_python, write_token
 
-OF_ANOTHER = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR")
+OF_ANOTHER = (
+    *("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"),
+    *("RAY_REDIS_ADDRESS", "RAY_CLIENT_MODE"),
+)
 NO_METRICS = {"enable_metrics_collection": False}
 
 

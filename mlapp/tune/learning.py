@@ -8,19 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlapp.errors import UserError
+from mlapp.statistics import most_by_luck
 from mlapp.tune.trials import Trial, best_of
-
-ERROR_RATE = 0.01  # how often a search of models that only guess may pass for one that found something
-
-
-def most_by_luck(images: int, classes: int, trials: int) -> int:
-    """How many of so many images the luckiest of several models that only guess has right.
-
-    The binomial bound, corrected for as many models (Bonferroni): all of them are below it with 99 % probability.
-    """
-    from scipy.stats import binom
-
-    return int(binom.isf(ERROR_RATE / trials, images, 1 / classes))
 
 
 def require_learning(trainer: str, trials: Sequence[Trial], labels: npt.NDArray[np.uint8], classes: int) -> None:

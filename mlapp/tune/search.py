@@ -49,7 +49,7 @@ def search(what: Search, trials: Trials) -> None:
     Trials that are over are told to the sampler, not made again; interrupted ones go first. If all failed, the first
     one's reason is raised as a `UserError`.
     """
-    if left := what.total - len(trials.over):
+    if (left := what.total - len(trials.over)) > 0:
         _make(what, trials, left)
         for trial in trials.interrupted:  # the search is over: what it never heard of again is lost
             lost = {"state": "failed", "reason": "Ray lost it: it never ended", "blame": "code"}
@@ -62,13 +62,13 @@ def search(what: Search, trials: Trials) -> None:
 
 
 def _make(what: Search, trials: Trials, left: int) -> None:
-    from mlapp.tune.watch import Watch
-
     logging.getLogger("ray").setLevel(logging.ERROR)
     if what.total < what.config.trials:
         log.info("the space has only %d points, each is tried once", what.total)
     log.info("%d trials to make, of up to %d epochs each; starting Ray", left, what.epochs)
     with warnings.catch_warnings(), connected(what.config, trials.folder) as cluster, stops() as check:
+        from mlapp.tune.watch import Watch  # not above: Ray, which it imports, reads the environment at once
+
         warnings.simplefilter("ignore")
         log.info("Ray is up: trials at once %d, processors of each %d", cluster.plan.concurrency, cluster.plan.cpus)
         watch = Watch(trials, what.total, what.epochs, check, cluster.folder if cluster.own else None)

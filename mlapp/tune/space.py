@@ -70,11 +70,23 @@ def every(space: SearchSpace, most: int) -> list[Point]:
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
 
+def holds(space: SearchSpace, point: Point) -> bool:
+    """Whether a point gives each dimension of the space a value of it, and nothing else."""
+    return point.keys() == space.keys() and all(_fits(space[name], value) for name, value in point.items())
+
+
 def told(point: Point) -> str:
     """A point as a person reads it."""
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in point.items()
     )
+
+
+def _fits(dimension: Dimension, value: Any) -> bool:
+    if isinstance(dimension, Choice):
+        return any(type(value) is type(option) and value == option for option in dimension.of)
+    kinds = (int, float) if isinstance(dimension, Real) else (int,)
+    return type(value) in kinds and dimension.low <= value <= dimension.high
 
 
 def _nearest(dimension: Dimension, value: Any) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,9 @@ from pydantic import Field, ValidationError
 
 from mlapp import storage, workspaces
 from mlapp.result import Record
+from mlapp.search_space import SearchSpace
 from mlapp.section import Section
+from mlapp.tune.space import holds
 
 State = Literal["running", "finished", "stopped", "failed"]
 
@@ -51,12 +54,13 @@ class Trial(Record):
 class Trials:
     """The trials of one search, each in a file of its own, written whole.
 
-    The folder is named for ``settings``, what decides the search: another search in the same place starts anew.
+    The folder is named for ``settings``, what decides the search: another search in the same place starts anew. A file
+    that is no trial of this ``space`` is passed over: its parameters would be taken for settings.
     """
 
-    def __init__(self, workdir: Path, settings: Section) -> None:
+    def __init__(self, workdir: Path, settings: Section, space: SearchSpace) -> None:
         content = json.dumps(settings.model_dump(mode="json"), sort_keys=True)
-        self.folder = workdir / f"search-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+        self.folder = workspaces.unfinished(workdir, content, "search-")
         self.folder.mkdir(exist_ok=True)
         self._trials: dict[int, Trial] = {}
         self._begun: set[int] = set()
@@ -65,7 +69,8 @@ class Trials:
                 trial = Trial.model_validate_json(path.read_bytes())
             except ValidationError:  # of an older form: that trial is made again
                 continue
-            self._trials[trial.number] = trial
+            if path.name == _file(trial.number) and holds(space, trial.parameters) and _are_shares(trial.accuracies):
+                self._trials[trial.number] = trial
 
     def __iter__(self) -> Any:
         return iter([self._trials[number] for number in sorted(self._trials)])
@@ -97,7 +102,7 @@ class Trials:
         So are those of another trial of the same point: the sampler may repeat itself, and both keep them in one place.
         """
         self._trials[trial.number] = trial
-        storage.write_text(self.folder / f"trial-{trial.number:04d}.json", trial.model_dump_json(indent=2))
+        storage.write_text(self.folder / _file(trial.number), trial.model_dump_json(indent=2))
         workspaces.keep(self.folder, "trial-*.json")
         if trial.over and trial.parameters not in [other.parameters for other in self.interrupted]:
             shutil.rmtree(checkpoints(self.folder, trial.parameters), ignore_errors=True)
@@ -113,6 +118,14 @@ def checkpoints(folder: Path, parameters: dict[str, Any]) -> Path:
     """Where in a search's folder the trial with these parameters keeps its checkpoints."""
     name = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
     return folder / f"checkpoints-{name}"
+
+
+def _file(number: int) -> str:
+    return f"trial-{number:04d}.json"
+
+
+def _are_shares(accuracies: Mapping[int, float]) -> bool:
+    return all(0 <= accuracy <= 1 and epoch > 0 for epoch, accuracy in accuracies.items())
 
 
 def best_of(trials: list[Trial]) -> Trial | None:

@@ -71,7 +71,7 @@ def run(config: TunerConfig, workdir: Path) -> Outcome:
     section: Any = Config.model_fields[trainer.run.section].annotation
     length = next(name for name in LENGTHS if name in section.model_fields)
     space = checked(config.space or trainer.SEARCH_SPACE, settings, searchable(section), config.trainer)
-    trials = Trials(workdir, config)
+    trials = Trials(workdir, config, space)
     first = nearest(space, settings)
     search(Search(config, TRAINERS[config.trainer], settings, space, first, getattr(settings, length)), trials)
     dataset = Dataset.open(config.data)

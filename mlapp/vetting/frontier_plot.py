@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlapp import storage
 from mlapp.candidate import Candidate
+from mlapp.errors import printable
 from mlapp.vetting.frontier import Placed
 
 COLOURS = {
@@ -48,12 +49,13 @@ def draw(placed: Sequence[Placed], chosen: Placed, teacher: Candidate, floor: fl
         zorder=4,
     )
     axes.annotate(
-        f"chosen: {best.label}",
+        f"chosen: {printable(best.label)}",
         (best.bytes / 1000, 100 * best.validation_accuracy.value),
         xytext=(10, -20),
         textcoords="offset points",
         color="#c0392b",
         fontsize=9,
+        parse_math=False,
         bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
     )
     lowest, highest = axes.get_ylim()

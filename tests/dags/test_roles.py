@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from airflow.sdk import DAG
@@ -11,6 +12,7 @@ from stage_wiring import ROLES, access_to
 
 from mlapp.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 GIVEN = {"model_registry": {"releasers": {"DAGs": ["can_read", "can_edit"], "DAG Runs": ["can_create"]}}}
 
 
@@ -22,6 +24,11 @@ def test_a_dag_has_the_roles_that_the_environment_gives_it(monkeypatch: pytest.M
         given = {role: {what: set(may) for what, may in rights.items()} for role, rights in each.access_control.items()}
         assert given == {"releasers": {"DAGs": {"can_read", "can_edit"}, "DAG Runs": {"can_create"}}}
     assert access_to("fashion_mnist_training") is None
+
+
+@pytest.mark.parametrize("dag", [path.stem for path in (ROOT / "dags").glob("*.py")])
+def test_every_dag_takes_its_roles_from_there(dag: str) -> None:
+    assert f'access_control=access_to("{dag}"),' in (ROOT / "dags" / f"{dag}.py").read_text(encoding="utf-8")
 
 
 def test_without_roles_a_dag_is_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:

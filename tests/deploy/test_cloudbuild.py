@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -92,7 +93,7 @@ def test_the_last_step_brings_the_dags_to_composer_and_leaves_the_bill_under_the
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "tag").write_text("cpu-0123456789abcdef\n")
     (tmp_path / "bill-of-materials.json").write_text("{}")
-    script = filled(SCRIPTS["deploy"], _COMPOSER="gs://models")
+    script = filled(SCRIPTS["deploy"], _COMPOSER="gs://models", BUILD_ID="b1")
     set_there = dict(text.split("=") for text in STEPS["deploy"]["env"])
     with gcs.serving(tmp_path / "gcs") as environ:
         environment = {**os.environ, **environ, **set_there}
@@ -101,4 +102,15 @@ def test_the_last_step_brings_the_dags_to_composer_and_leaves_the_bill_under_the
     assert done.returncode == 0, done.stderr
     assert re.search(r"\d+ changes in gs://models", done.stdout)
     (pattern,) = BUILD["artifacts"]["objects"]["paths"]
-    assert [file.name for file in tmp_path.glob(pattern)] == ["cpu-0123456789abcdef.cyclonedx.json"]
+    assert [file.name for file in tmp_path.glob(pattern)] == ["cpu-0123456789abcdef.b1.cyclonedx.json"]
+
+
+def test_the_bill_is_kept_as_long_as_the_image_may_be_and_replaces_none() -> None:
+    """Given an account that may add objects only, and a bucket that clears ``builds/`` after a month."""
+    example = re.search(r"_BILLS=gs://MODELS-BUCKET/(\w+)$", FILE.read_text(), re.MULTILINE)
+    rules = json.loads((FILE.parent / "lifecycle-models.json").read_text())["rule"]
+    cleared = [prefix for rule in rules for prefix in rule["condition"].get("matchesPrefix", [])]
+    assert example
+    assert cleared == ["builds/"]
+    assert not [prefix for prefix in cleared if f"{example[1]}/".startswith(prefix)]
+    assert filled(SCRIPTS["deploy"], BUILD_ID="b1") != filled(SCRIPTS["deploy"], BUILD_ID="b2")

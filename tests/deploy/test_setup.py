@@ -180,6 +180,7 @@ def test_the_environments_variables_are_settings_of_the_project(gcloud: Gcloud) 
     assert settings.placement.promotion_service_account == f"{PROMOTION}@{PROJECT}.iam.gserviceaccount.com"
     assert settings.images.repository == f"{REGION}-docker.pkg.dev/{PROJECT}/mlapp/mlapp-training"
     assert settings.tracking.wandb_secret == f"projects/{PROJECT}/secrets/mlapp-wandb"
+    assert not settings.promotion.starter_may_approve
     places = settings.storage.model_dump().values()
     assert all(place.startswith("gs://") for place in places)
     assert {place.split("/")[2] for place in places} == {bucket.removeprefix("gs://") for bucket in BUCKETS}

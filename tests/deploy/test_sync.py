@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from gcloud_stub import Gcloud
 from loopback import gcs
+from loopback.refusing import refusing
 
 from deploy import sync
 from mlapp import storage
@@ -147,6 +148,25 @@ def test_lines_of_an_earlier_version_are_replaced(bucket: str, files: dict[str, 
     assert "approval.py" not in read(bucket, "plugins/.airflowignore").splitlines()
 
 
+def test_an_ignore_file_of_others_stays_as_it_is_to_the_byte(bucket: str, files: dict[str, Path]) -> None:
+    fs, theirs = storage.at(bucket).fs, b"caf\xe9/\r\nmlapp/\x0c\n"
+    fs.pipe_file(f"{bucket}/dags/.airflowignore", theirs)
+    sync.sync(bucket, files)
+    fs.invalidate_cache()
+    ours = "".join(f"{line}\n" for line in sync.anchored(sync.IGNORED)).encode()
+    assert fs.cat_file(f"{bucket}/dags/.airflowignore") == theirs + ours
+
+
+def test_a_file_that_is_removed_is_no_longer_ignored(bucket: str, files: dict[str, Path], tmp_path: Path) -> None:
+    """Given a plugin that this project gives up, so that another team may have one of that name."""
+    (tmp_path / "old.py").write_text("old = 1")
+    sync.sync(bucket, {**files, "plugins/old.py": tmp_path / "old.py"})
+    lines = read(bucket, "plugins/.airflowignore") + "".join(f"{line}\n" for line in sync.anchored(["old.py"]))
+    write(bucket, "plugins/.airflowignore", lines)
+    assert "removed plugins/old.py" in sync.sync(bucket, files)
+    assert "old" not in read(bucket, "plugins/.airflowignore")
+
+
 def test_every_module_in_plugins_is_a_plugin_or_ignored() -> None:
     files = {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "plugins").glob("*.py")}
     assert {name for name, text in files.items() if "AirflowPlugin" not in text} <= {*sync.not_plugins()}
@@ -249,6 +269,15 @@ def test_what_is_wrong_is_told_in_one_line(
     done = command({**environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"python deploy/sync.py: error: {told}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_store_that_answers_as_never_before_is_told(environ: dict[str, str]) -> None:
+    with refusing(409, "The bucket is being changed.") as url:
+        told = {**environ, "STORAGE_EMULATOR_HOST": url, "MLAPP_SECRET_MANAGER_ENDPOINT": "none"}
+        done = command(told, "--bucket=gs://some-bucket")
+    assert done.returncode == 2
+    assert "gs://some-bucket refuses (The bucket is being changed., 409): run `gcloud storage" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -17,7 +17,7 @@ from mlapp.dl import dnn_trainer
 from mlapp.dl.adapt import adapt_to_data
 from mlapp.dl.augment import POLICIES, policy_of
 from mlapp.dl.dnn_trainer import DnnTrainerConfig
-from mlapp.dl.report import require_learnt
+from mlapp.dl.report import doubt, require_learnt
 from mlapp.errors import UserError
 from mlapp.etl import gcp_dataloader, image_etl, quality
 from mlapp.result import StageResult
@@ -42,6 +42,11 @@ def test_a_batch_leaves_an_epoch_seven_steps(planted: Dataset, images: int, batc
     config = adapt_to_data(Training(batch_size=batch), of(planted, images))
     assert config.batch_size == fitting
     assert adapt_to_data(config, of(planted, images)) == config
+
+
+def test_a_batch_has_an_image_for_every_tower(planted: Dataset) -> None:
+    assert adapt_to_data(Training(towers=64, batch_size=8), of(planted, 55_000)).towers == 8
+    assert adapt_to_data(Training(towers=16), of(planted, 118)).towers == 8
 
 
 @pytest.mark.parametrize("images", [47, 20, 5])
@@ -96,14 +101,24 @@ def test_a_training_that_learnt_nothing_or_diverged_is_refused(
 ) -> None:
     """Ten classes: guessing gives 10 %, and a validation loss of 2.3."""
     config, few = Training(batch_size=50), Training(batch_size=128)
-    require_learnt(records(0.1, 0.11), planted, config)
+    require_learnt(records(0.1, 0.2), planted, config)
     require_learnt(records(0.3, 0.5, loss=(0.01, 0.4)), planted, config)
     require_learnt(records(0.05, 0.1), planted, few)
     assert "has learnt nothing: 10.0 % on validation" in caplog.text
     with pytest.raises(UserError, match=r"learnt nothing: 10\.0 % on validation at best, and guessing among 10"):
         require_learnt(records(0.05, 0.1), planted, config)
+    with pytest.raises(UserError, match=r"learnt nothing: 10\.6 % on validation at best"):
+        require_learnt(records(0.1, 0.106), planted, config)
+    with pytest.raises(UserError, match=r"learnt nothing: 10\.5 % on validation at best"):
+        require_learnt([{**records(0.9)[0], "preliminary": 1.0}, *records(0.105)], planted, config)
     with pytest.raises(UserError, match=r"the loss rose from 6 to 48: training diverged; lower learning_rate"):
         require_learnt(records(0.3, 0.2, loss=(6.0, 48.0)), planted, config)
+
+
+def test_the_headline_says_where_validation_images_show_nothing(planted: Dataset) -> None:
+    assert doubt(records(0.2, 0.5), planted) == []
+    images = len(planted.split("validation"))
+    assert doubt(records(0.105), planted) == [f"no better than luck may be on {images:,} validation images"]
 
 
 def test_uneven_classes_get_a_balanced_accuracy_and_their_worst_class(planted: Dataset) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bench import compression
+from mlapp import stage as stage_module
 from mlapp.candidate import read_candidates
 from mlapp.dataset import Dataset
 from mlapp.dl import dnn_pruner, dnn_trainer, keras_model, knowledge_distiller
@@ -73,6 +74,20 @@ def test_a_trainer_leaves_its_model_candidates_history_and_curves(teacher: Stage
     assert metric.low < metric.value < metric.high
     assert teacher.headline.startswith(f"teacher: {100 * teacher.metrics['float32.validation_accuracy'].value:.2f} %")
     assert teacher.environment["tf-keras"].startswith("2.")
+
+
+def test_other_code_and_force_train_from_the_beginning(
+    data_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a work directory with the checkpoints of a training that ended, then its network is not taken for new."""
+    config = dnn_trainer.DnnTrainerConfig(data=data_uri, width=0.125, **FAST)
+    with caplog.at_level("INFO", "mlapp"):
+        dnn_trainer.run(config, tmp_path)
+        monkeypatch.setattr(stage_module, "code_version", lambda _: "other")
+        dnn_trainer.run(config, tmp_path)
+        dnn_trainer.run(config, tmp_path, force=True)
+    assert caplog.text.count("epoch 1/1") == 3
+    assert "resuming" not in caplog.text
 
 
 def test_a_second_run_takes_up_the_result(data_uri: str, folder: Path, teacher: StageResult) -> None:

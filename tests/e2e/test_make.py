@@ -142,6 +142,14 @@ def test_airflow_is_started_with_the_address_that_was_typed(project):
     assert not (project.folder / "PWNED").exists()
 
 
+def test_common_names_in_the_environment_set_nothing(project):
+    """conda sets HOST, hosting services PORT."""
+    project.make("airflow", HOST="x86_64-conda-linux-gnu", PORT="3000", PASSWORDS="1", ANNOUNCE="1")
+    assert project.calls()[-1] == ["python", "plugins/laptop_airflow.py", "--host=", "--port="]
+    project.make("run", ANNOUNCE="1")
+    assert "--announce" not in project.calls()[-1]
+
+
 def test_another_airflows_home_is_left_alone(project):
     theirs = project.folder / "theirs"
     theirs.mkdir()
@@ -203,6 +211,17 @@ def sourced(folder: Path, script: str, **environ: str) -> subprocess.CompletedPr
 def test_env_sh_works_from_any_folder_and_twice(tmp_path):
     done = sourced(tmp_path, "echo $AIRFLOW_HOME $PYTHONPATH $AIRFLOW__CORE__DAGS_FOLDER")
     assert done.stdout.split() == [f"{ROOT}/.airflow/terminal", str(ROOT), f"{ROOT}/dags"]
+
+
+def test_what_is_meant_for_another_python_does_not_reach_this_one(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "yaml.py").write_text("raise RuntimeError")
+    switches = {"OPTIMIZE": "2", "SAFEPATH": "1", "WARNINGS": "error", "HOME": "/theirs", "INSPECT": "1"}
+    foreign = {f"PYTHON{name}": value for name, value in switches.items()}
+    foreign |= {"PYTHONPATH": str(tmp_path / "theirs"), "PYTHONIOENCODING": "ascii"}
+    script = "import sys, yaml; print(sys.flags.optimize, sys.flags.safe_path, sys.warnoptions, sys.stdout.encoding)"
+    done = sourced(tmp_path, f'python -c "{script}"', **foreign)
+    assert done.stdout == "0 False [] utf-8\n", done.stderr
 
 
 FOREIGN = {

@@ -44,6 +44,17 @@ def scheduled(airflow: Airflow) -> tuple[dict[str, Any], dict[str, Any]]:
     return data, training
 
 
+@pytest.mark.parametrize("path", ["auth/token", "api/v2/version", "execution/health", "static/x"])
+def test_it_answers_to_its_own_names_only(airflow: Airflow, path: str) -> None:
+    """Given the name of a web page that was pointed at this machine, then nothing is served, no token either."""
+    url = f"http://127.0.0.1:{airflow.port}/{path}"
+    request = urllib.request.Request(url, headers={"Host": f"evil.example:{airflow.port}"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=30)
+    assert refused.value.code == 421
+    assert airflow.ask("auth/token")["access_token"]
+
+
 def test_one_scheduled_run_makes_up_for_no_missed_days(scheduled: tuple[dict[str, Any], ...]) -> None:
     data, _ = scheduled
     assert (data["run_type"], data["state"]) == ("scheduled", "success")

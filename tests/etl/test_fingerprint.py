@@ -56,3 +56,15 @@ def test_an_address_that_does_not_answer_is_told() -> None:
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is nothing at"):
         fingerprint(str(tmp_path / "nowhere"))
+
+
+def test_it_changes_with_what_is_not_a_file_too(tiny: IdxFolder) -> None:
+    """Else a class folder that came later as a dangling link would be taken for nothing new."""
+    found = {fingerprint(str(tiny.path))}
+    (tiny.path / "bird").symlink_to("gone")
+    found.add(fingerprint(str(tiny.path)))
+    (tiny.path / "fox").mkdir()
+    found.add(fingerprint(str(tiny.path)))
+    os.mkfifo(tiny.path / "pipe")
+    found.add(fingerprint(str(tiny.path)))
+    assert len(found) == 4

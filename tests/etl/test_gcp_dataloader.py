@@ -116,6 +116,12 @@ def test_other_images_under_the_name_of_fashion_mnist_are_refused(tiny: IdxFolde
         run(Extract(source=str(tiny.path)), tmp_path / "raw")
 
 
+def test_no_setting_has_other_images_pass_for_fashion_mnist(tiny: IdxFolder, tmp_path: Path) -> None:
+    theirs = source_json(tiny.extract(tmp_path / "tiny"))["sha256"]
+    with pytest.raises(UserError, match=r"not c59f468a.* another data.name than fashion_mnist"):
+        run(Extract(source=str(tiny.path), sha256=theirs), tmp_path / "raw")
+
+
 def test_a_name_that_nothing_is_known_of_needs_a_source(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no source is known for data.name=flowers: give data.source"):
         run(Extract(name="flowers"), tmp_path / "raw")

@@ -8,14 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tiny_data import IdxFolder, images, labels
 
+from mlapp import schema
 from mlapp.dataset import SPLITS, Dataset
 from mlapp.errors import UserError
-from mlapp.etl import idx, image_etl, quality
+from mlapp.etl import idx, image_etl, quality, split
 from mlapp.etl.image_etl import Transformation
 from mlapp.result import StageResult
 
@@ -70,6 +72,35 @@ def test_train_and_validation_are_the_training_files_each_image_once_with_its_la
     source = zip(idx.open_idx(raw.local("train_images")), idx.open_idx(raw.local("train_labels")), strict=True)
 
     assert sorted(rows(real, "train", "validation")) == sorted((image.tobytes(), int(label)) for image, label in source)
+
+
+@pytest.mark.parametrize("own_test_set", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"validation_fraction": 0.3, "test_fraction": 0.4}, {"limit": 100}])
+def test_the_sizes_are_known_beforehand(
+    tiny: IdxFolder, transform: Callable[..., Dataset], own_test_set: bool, settings: dict[str, Any]
+) -> None:
+    tiny.write("train-images", images(203))
+    tiny.write("train-labels", labels(203))
+    if not own_test_set:
+        for path in tiny.path.glob("t10k-*"):
+            path.unlink()
+    counts = [np.bincount(labels(203)), np.bincount(labels(30)) if own_test_set else None]
+    train, test, smallest = split.expected(*counts, schema.Transform(**settings))
+    dataset = transform(**settings)
+    assert (train, test) == (len(dataset.split("train")), len(dataset.split("test")))
+    assert abs(smallest - np.bincount(dataset.split("test").labels).min()) <= 1
+
+
+def test_few_validation_images_are_reported(
+    tiny: IdxFolder, transform: Callable[..., Dataset], caplog: pytest.LogCaptureFixture
+) -> None:
+    transform("few")
+    assert "every choice will rest on 5 validation images: add images, or raise transform.valid" in caplog.text
+    caplog.clear()
+    tiny.write("train-images", images(600))
+    tiny.write("train-labels", labels(600))
+    transform("enough")
+    assert "every choice" not in caplog.text
 
 
 def test_the_official_test_set_is_untouched(real: Dataset, raw_uri: str) -> None:

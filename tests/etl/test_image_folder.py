@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from mlapp.errors import UserError
 from mlapp.etl import idx, image_folder
+from mlapp.schema import Data
 
 BOUND = 1 << 20
 
@@ -132,7 +134,10 @@ def _bomb(root: Path) -> None:
         (_truncated, r"cat/1.png is truncated: replace or remove it"),
         (_bomb, r"cat/1.png has more than 40,000,000 pixels: make it smaller"),
         (lambda root: picture(root / "train/cat/1.png", 999, mode="I;16"), r"cat/1.png has 16 bits a channel"),
-        (lambda root: picture(root / "test/emu/1.png", 1), r"holds a class 'emu' without training images"),
+        (
+            lambda root: picture(root / "test/emu/1.png", 1),
+            r"test holds classes without training images \('emu'\), whose classes are cat, dog",
+        ),
         (lambda root: picture(root / "val/cat/1.png", 1), r"holds val beside train"),
         (lambda root: (root / "train/dog").rename(root / "train/.dog"), r"holds 1 class folders, there must be 2 to"),
     ],
@@ -164,7 +169,8 @@ def test_how_pictures_were_read_is_counted(root: Path) -> None:
     picture(root / "train/dog/4.png", 1, mode="1")
     for name in ("Thumbs.db", "desktop.ini", "labels.csv", ".DS_Store", "._1.png", "sizes.TXT"):
         (root / "train/cat" / name).write_text("x")
-    (root / "README").write_text("x")
+    for place in ("README", "train/cat/README", "notes"):
+        (root / place).write_text("x")
     for place in ("__MACOSX/train/cat", "train/__MACOSX", "train/cat/@eaDir"):
         (root / place).mkdir(parents=True)
 
@@ -173,7 +179,7 @@ def test_how_pictures_were_read_is_counted(root: Path) -> None:
     assert made.pictures == {
         "recipe": {"height": 8, "width": 8, "channels": 3, "background": "black"},
         "read": 8,
-        "converted": {"1 bit": 1, "resized": 1, "transparent: composited on black": 1},
+        "converted": {"1 bit": 1, "grey to colour": 7, "resized": 1, "transparent: composited on black": 1},
         "skipped": {
             ".DS_Store": 1,
             ".csv": 1,
@@ -182,6 +188,7 @@ def test_how_pictures_were_read_is_counted(root: Path) -> None:
             "Thumbs.db": 1,
             "__MACOSX": 2,
             "desktop.ini": 1,
+            "README": 2,
             "files without an ending, beside the class folders": 1,
             "hidden files": 1,
         },
@@ -220,6 +227,47 @@ def test_all_files_that_cannot_be_used_are_named_at_once_and_listed(root: Path) 
     assert [path.name for path in listed.parent.iterdir()] == ["bad_files.csv"]
 
 
+def test_names_that_are_not_utf_8_stay_readable_downstream(root: Path) -> None:
+    """What JSON cannot hold is escaped, or the next stage could not read the names."""
+    (root / "train/cat/1.png").rename(root / "train/cat" / os.fsdecode(b"\xff.png"))
+    names = image_folder.to_idx(root, root.parent / "target", 8, None, BOUND).names
+    assert names["train"][:2] == ["train/cat/2.png", "train/cat/\\udcff.png"]
+    json.dumps(names, ensure_ascii=False).encode()
+
+
+def test_one_class_name_written_in_two_ways_is_one_class(root: Path) -> None:
+    """macOS writes é as two characters: the same class in train, in test and in data.classes."""
+    (root / "train/cat").rename(root / "train/caf\u00e9")
+    (root / "test/cat").rename(root / "test/cafe\u0301")
+    arrays, names = convert(root)
+    assert names == ("caf\u00e9", "dog")
+    assert arrays["t10k-labels"].tolist() == [0, 1]
+    assert Data(classes=("dog", "cafe\u0301")).classes == ("dog", "caf\u00e9")
+    (root / "train/cafe\u0301").mkdir()
+    with pytest.raises(UserError, match=r"has the name of the folder beside it in other Unicode characters: merge"):
+        convert(root)
+
+
+def test_every_class_without_a_usable_name_is_named(root: Path) -> None:
+    for name in ("a|b", "c\nd"):
+        picture(root / "train" / name / "1.png", 1)
+    with pytest.raises(UserError, match=r"'a\|b' is no class's name: .*; 'c\\nd' is no class's name"):
+        convert(root)
+
+
+def test_folders_without_permission_are_listed_with_all_others(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "dog":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(UserError, match=r"^2 of .*test/dog cannot be listed \(Permission.*train/dog cannot be listed"):
+        convert(root)
+
+
 def test_a_class_folder_that_is_a_dangling_link_is_named(root: Path) -> None:
     shutil.rmtree(root / "train/dog")
     (root / "train/dog").symlink_to(root / "gone")
@@ -255,11 +303,19 @@ def _moved(*names: tuple[str, str]) -> Callable[[Path], None]:
             r"holds pets/, one folder around all",
         ),
         (
+            _moved(("train", "seg_train/seg_train"), ("test", "seg_test/seg_test")),
+            r"holds seg_test/, seg_train/, which hold folders and no pictures; expected",
+        ),
+        (
             _moved(("train", "pets/train"), ("test", "pets/test")),
             r"holds pets/, one folder around all: give .*/pets as",
         ),
-        (_moved(("test", "val")), r"holds val beside train .*: only train and test are read; merge it into train"),
-        (_moved(("test", "extra")), r"holds extra beside train .*; move it away"),
+        (_moved(("test", "val")), r"holds val beside train .*: only train and test are read; merge validation images"),
+        (
+            _moved(("test/cat", "val/cat"), ("test", "Test")),
+            r"holds Test, val beside train .*; rename the test set to test",
+        ),
+        (_moved(("test/cat", "more"), ("test", "extra")), r"holds extra, more beside train .*; move them away"),
         (_moved(("train", "training")), r"holds test/, training/; expected"),
         (_moved(("test/dog", "train/dog/dog")), r"train/dog/dog is a folder inside a class"),
     ],
@@ -289,4 +345,25 @@ def test_a_class_without_pictures_is_named(root: Path) -> None:
     for path in (root / "train/dog").iterdir():
         path.unlink()
     with pytest.raises(UserError, match=r"train has no picture of dog: add some, or remove the folder"):
+        convert(root)
+
+
+def test_what_was_skipped_in_a_class_without_pictures_is_said(root: Path) -> None:
+    for number, path in enumerate((root / "train/dog").iterdir()):
+        path.rename(path.with_name(f"{number}.npy"))
+    with pytest.raises(UserError, match=r"train has no picture of dog \(skipped by their names: 1 \.npy\): add some"):
+        convert(root)
+
+
+def test_a_test_folder_without_pictures_is_refused(root: Path) -> None:
+    shutil.rmtree(root / "test")
+    (root / "test").mkdir()
+    with pytest.raises(UserError, match=r"/test has no picture: add some, or remove the folder"):
+        convert(root)
+
+
+def test_a_split_that_is_a_dangling_link_is_named(root: Path) -> None:
+    shutil.rmtree(root / "train")
+    (root / "train").symlink_to("gone")
+    with pytest.raises(UserError, match=r"/train leads nowhere or is not a file: correct or remove it"):
         convert(root)

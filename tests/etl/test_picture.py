@@ -70,6 +70,7 @@ def test_eight_bits_stay_as_they_are() -> None:
     assert picture.has_colour(colour)
     assert not picture.has_colour(png(8, 0, GREY))
     assert made(png(8, 0, GREY), 3).values[0, 1].tolist() == [80, 80, 80]
+    assert made(png(8, 0, GREY), 3).converted == ("grey to colour",)
 
 
 @pytest.mark.parametrize(
@@ -319,13 +320,60 @@ def test_bad_metadata_costs_no_jpeg(marker: int, data: bytes) -> None:
     assert abs(int(made(jpeg[:2] + segment + jpeg[2:]).values[0, 0]) - 90) <= 1
 
 
-@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG"])
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG", "MPO"])
 def test_the_first_of_several_frames_is_taken_and_reported(kind: str) -> None:
     frames = [Image.new("L", (SIDE, SIDE), value) for value in (30, 200, 90)]
     how = {"lossless": True} if kind == "WEBP" else {}
     found = made(saved(frames[0], kind, save_all=True, append_images=frames[1:], **how))
     assert abs(int(found.values[0, 0]) - 30) <= 1
     assert "first of several frames" in found.converted
+
+
+def test_more_alphas_than_a_palette_can_have_are_ignored() -> None:
+    palette = chunk(b"PLTE", bytes([0, 0, 0, 255, 0, 0, 0, 0, 100] + [9] * 759))
+    content = png(8, 3, [bytes([0, 1, 2, 0])] * SIDE, palette, chunk(b"tRNS", b"\xff\0" + b"\xfe" * 300))
+    assert made(content, 3).values[0].tolist() == [[0, 0, 0], [255, 255, 255], [1, 1, 101], [0, 0, 0]]
+
+
+def test_a_palette_picture_without_its_palette_is_refused() -> None:
+    with pytest.raises(PictureError, match="its palette is missing"):
+        made(png(8, 3, GREY), 3)
+
+
+@pytest.mark.parametrize("how", [{}, {"subsampling": 0}, {"optimize": True}, {"restart_marker_blocks": 3}])
+def test_a_jpeg_cut_short_is_refused_although_its_end_marker_was_written_again(how: dict[str, object]) -> None:
+    """The decoder alone fills the missing part with grey and says nothing."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    whole = saved(Image.fromarray(noise), "JPEG", **how)
+    expected = np.asarray(Image.open(io.BytesIO(whole)))
+    for content in (whole, whole + b"after the end", whole[:-2] + bytes(228) + whole[-2:]):
+        assert np.array_equal(made(content, 3, side=64).values, expected)
+    for share in (0.3, 0.6, 0.95):
+        with pytest.raises(PictureError, match="truncated"):
+            made(whole[: int(share * len(whole))].rstrip(b"\xff") + b"\xff\xd9", 3, side=64)
+
+
+def test_a_cmyk_jpeg_that_does_not_say_whether_it_is_inverted_is_refused() -> None:
+    content = saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG")
+    place = content.index(b"\xff\xee")
+    bare = content[:place] + content[place + 16 :]
+    with pytest.raises(PictureError, match="CMYK values without Adobe's marker"):
+        made(bare, 3)
+
+
+def test_a_gif_whose_first_frame_leaves_a_border_is_refused_unless_it_is_transparent() -> None:
+    image = Image.new("P", (SIDE, SIDE), 1)
+    image.putpalette([0, 0, 0, 255, 0, 0, 10, 20, 30])
+    for transparent in (False, True):
+        how = {"transparency": 0} if transparent else {}
+        content = bytearray(saved(image, "GIF", optimize=False, **how))
+        content[6:10] = struct.pack("<HH", SIDE + 1, SIDE)
+        if transparent:
+            values = picture.pixels(bytes(content), Recipe(SIDE, SIDE + 1, 3)).values
+            assert values[0].tolist() == [[255, 0, 0]] * SIDE + [[255, 255, 255]]
+        else:
+            with pytest.raises(PictureError, match="first frame that does not cover it"):
+                made(bytes(content), 3)
 
 
 @pytest.mark.parametrize("kind", picture.FORMATS)

@@ -214,6 +214,14 @@ def test_unfit_data_is_refused_with_its_figures(
     assert not list((tmp_path / "quality").glob("*.json"))
 
 
+def test_of_many_classes_with_too_few_images_ten_are_named(tiny: IdxFolder, tmp_path: Path) -> None:
+    values = labels(60)
+    values[0] = 200
+    tiny.write("train-labels", values)
+    with pytest.raises(UserError, match=r"12 has 0 and 188 more; add images"):
+        quality.run(Validate(raw=tiny.extract(tmp_path / "raw")), tmp_path / "report")
+
+
 def test_every_limit_that_is_exceeded_is_told_at_once(tiny: IdxFolder, tmp_path: Path) -> None:
     _repeated(tiny)
     _constant(tiny)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_data import IdxFolder
+from tiny_data import IdxFolder, labels
 
 from mlapp import storage
 from mlapp.errors import UserError
@@ -38,6 +38,46 @@ def test_idx_files_in_a_folder_of_their_own_are_refused_with_that_folder(tiny: I
     tiny.path.rename(tmp_path / "root/raw")
     with pytest.raises(UserError, match=r"holds raw/, one folder around all: give .*/root/raw as data\.source"):
         gcp_dataloader.run(Extract(name="x", source=f"{tmp_path}/root"), tmp_path / "work")
+
+
+def test_idx_files_each_in_a_folder_of_its_name_are_refused_with_what_to_do(tiny: IdxFolder, tmp_path: Path) -> None:
+    for path in sorted(tiny.path.iterdir()):
+        path.rename(tmp_path / "moved")
+        path.mkdir()
+        (tmp_path / "moved").rename(path / path.name.replace("-idx", ".idx"))
+    with pytest.raises(UserError, match=r"holds folders named like IDX files \(t10k-.*\): move the files in them into"):
+        tiny.extract(tmp_path / "raw")
+
+
+def test_every_idx_file_that_cannot_be_read_is_named(tiny: IdxFolder, tmp_path: Path) -> None:
+    (tiny.path / "train-images-idx3-ubyte").write_bytes(b"")
+    (tiny.path / "t10k-labels-idx1-ubyte").write_bytes(b"<html>")
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte is truncated.*; .*t10k-labels-idx1-ubyte has the wr"):
+        tiny.extract(tmp_path / "raw")
+    assert not [*(tmp_path / "raw").glob("*ubyte")]
+
+
+def test_which_of_two_files_of_one_kind_is_read_is_said(
+    tiny: IdxFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(tiny.path / "t10k-labels-idx1-ubyte", tiny.path / "test-labels.idx1-ubyte")
+    tiny.extract(tmp_path / "raw")
+    assert "t10k-labels-idx1-ubyte is read, test-labels.idx1-ubyte is not" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["mnist.npz", "data.ZIP", "pets.tar.gz", "train-images-idx3-ubyte.zip"])
+def test_archives_are_refused_with_what_to_do(tmp_path: Path, name: str) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / name).write_bytes(b"PK")
+    with pytest.raises(UserError, match=rf"it holds {name}: unpack or convert {name}"):
+        gcp_dataloader.run(Extract(name="x", source=f"{tmp_path}/source"), tmp_path / "work")
+
+
+def test_one_class_alone_is_refused_at_once(tiny: IdxFolder, tmp_path: Path) -> None:
+    for name in ("train", "t10k"):
+        tiny.write(f"{name}-labels", labels(60 if name == "train" else 30, classes=1))
+    with pytest.raises(UserError, match="all training labels are 0: give images of at least two classes"):
+        tiny.extract(tmp_path / "raw")
 
 
 def test_folders_beside_idx_files_are_not_read_and_that_is_said(
@@ -105,6 +145,17 @@ def test_class_folders_of_a_store_are_read(store: str, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "raw").iterdir()} == {
         *(".lock", "names.json", "result.json", "source.json", "train-images-idx3-ubyte", "train-labels-idx1-ubyte")
     }
+
+
+def test_a_store_is_refused_like_a_folder_by_its_own_name(store: str, tmp_path: Path) -> None:
+    """An empty class is seen, and what to give as data.source is never the temporary copy."""
+    place = storage.at(store)
+    place.fs.pipe_file(f"{place.path}/bird/", b"")
+    with pytest.raises(UserError, match=f"^{store} has no picture of bird: add some, or remove the folder$"):
+        gcp_dataloader.run(Extract(name="pets", source=store), tmp_path / "raw")
+    above, name = store.rsplit("/", 1)
+    with pytest.raises(UserError, match=f"^{above} holds {name}/, one folder around all: give {store} as data.source$"):
+        gcp_dataloader.run(Extract(name="pets", source=above), tmp_path / "raw")
 
 
 def test_a_list_of_bad_files_outlasts_a_refused_remote_work(store: str) -> None:

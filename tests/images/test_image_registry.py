@@ -37,6 +37,22 @@ def test_an_image_that_is_there_costs_one_request(registry) -> None:
     assert registry.requests == [("HEAD", "/v2/mlapp/training/manifests/cpu-1")]
 
 
+@pytest.mark.parametrize("digest", ["", "latest", "sha256:short", "sha256:" + "0" * 64 + "@evil"])
+def test_an_answer_without_a_digest_is_none(registry, digest: str) -> None:
+    registry.digests["mlapp/training:cpu-1"] = digest or " "
+    with pytest.raises(TryAgainError, match="does not say by which digest: run again"):
+        Repository(f"{registry.address}/mlapp/training").digest("cpu-1")
+
+
+def test_a_registry_that_asks_for_a_day_of_patience_is_not_given_it(registry, monkeypatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    registry.retry_after, registry.refuses = "86400", (429, "TOOMANYREQUESTS", "Quota exceeded")
+    with pytest.raises(TryAgainError, match="HTTP 429"):
+        Repository(f"{registry.address}/mlapp/training").digest("cpu-1")
+    assert sum(slept) < 60
+
+
 def test_an_image_that_is_not_there_is_none(registry) -> None:
     assert Repository(f"{registry.address}/mlapp/training").digest("cpu-1") is None
 

@@ -26,6 +26,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ordering, "BACKOFF_S", (0.01,) * 6)
     monkeypatch.setattr(builder, "PAUSES_S", (0.01,) * 4)
     monkeypatch.setattr(registry, "RETRIES", registry.RETRIES.new(backoff_factor=0))
+    monkeypatch.setattr(registry, "PAUSES_S", (0.01,) * 2)
     monkeypatch.setattr(authenticate, "member", lambda: "user:me@example.com")
 
 
@@ -65,6 +66,28 @@ def test_one_build_is_ordered_and_goes_on(
     assert [build.status for build in service.builds.values()] == [Status.SUCCESS]
     assert json.loads(result.local("image").read_text())["image"].partition("@")[2] in images.digests.values()
     assert sum(weather.done.values()) >= 2
+
+
+def test_a_status_that_is_newer_than_the_library_is_looked_at_again(
+    cloud: dict[str, str], images: image_registry.Registry, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    service = CloudBuild(pushes=lambda build: [images.push(image) for image in build.images])
+    look, looks = service.get, []
+
+    def get(request, context):
+        build = look(request, context)
+        looks.append(build.status)
+        if len(looks) == 1:
+            newer = type(build)(build)
+            type(newer).pb(newer).status = 77
+            return newer
+        return build
+
+    monkeypatch.setattr(service, "get", get)
+    with cloud_build.serving(service) as serving:
+        monkeypatch.setenv("MLAPP_CLOUD_BUILD_ENDPOINT", serving.address)
+        builder.run(config_at(images.address), tmp_path)
+    assert [build.status for build in service.builds.values()] == [Status.SUCCESS]
 
 
 @pytest.mark.parametrize("code", BLIND)

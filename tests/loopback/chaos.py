@@ -31,8 +31,9 @@ import grpc
 
 HTTP_RATES = {
     **dict.fromkeys(("500", "502", "503", "429", "401"), 0.03),
-    **dict.fromkeys(("reset_before", "reset_after", "truncated", "shortened", "slow"), 0.03),
+    **dict.fromkeys(("reset_before", "reset_after", "truncated", "shortened", "slow", "empty", "page"), 0.03),
 }
+PAGES = {"empty": b"", "page": b"<html>please log in</html>"}  # what a proxy answers, with 200, in place of the service
 GRPC_RATES = {
     **dict.fromkeys(("UNAVAILABLE_before", "UNAVAILABLE_after", "INTERNAL_before", "DEADLINE_EXCEEDED_after"), 0.06),
     **dict.fromkeys(("UNKNOWN_before", "RESOURCE_EXHAUSTED_before", "UNAUTHENTICATED_before", "slow"), 0.06),
@@ -159,6 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
         status, headers, content = self._ask(body)
         if fault == "reset_after":
             return self._reset()
+        if fault in PAGES:
+            return self._answer(200, [], PAGES[fault], fault)
         return self._answer(status, headers, content, fault)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _pass  # noqa: N815

@@ -18,6 +18,7 @@ class Registry:
         self.requests: list[tuple[str, str]] = []
         self.tokens: set[str | None] = set()
         self.refuses: tuple[int, str, str] | None = None
+        self.retry_after = ""
         self.address = ""
 
     def push(self, image: str) -> str:
@@ -64,6 +65,8 @@ def _handler(registry: Registry) -> type[BaseHTTPRequestHandler]:
             if digest:
                 self.send_header("Docker-Content-Digest", digest)
                 body = b"{}"
+            if registry.retry_after:
+                self.send_header("Retry-After", registry.retry_after)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if with_body:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from airflow.sdk.exceptions import TaskAwaitingInput
 from approval import UNDER_DAGS_TEST, Approval, evidence
 from registry import chain
 from stage_operator import BadInput
+from training_assets import DATA
 
 from mlapp.registry import promoter
 from mlapp.registry.moves import rollback
@@ -46,8 +48,17 @@ def task(vetted: chain.Chain, wanted: str = "True", **promotion: Any) -> Approva
     return Approval(task_id="approve", config=str(config), verdict=vetted.vetted.uri, wanted=wanted, hours="12")
 
 
-def context(user: str | None = "Ada") -> Any:
-    return {"dag_run": SimpleNamespace(triggering_user_name=user), "task_instance": SimpleNamespace(id="1")}
+def run(user: str | None = "Ada", kind: str = "manual") -> Any:
+    return SimpleNamespace(triggering_user_name=user, run_type=kind)
+
+
+def context(user: str | None = "Ada", kind: str = "manual", announced_by: Sequence[Any] = ()) -> Any:
+    events = {DATA: [SimpleNamespace(source_dag_run=each) for each in announced_by]}
+    return {
+        "dag_run": run(user, kind),
+        "triggering_asset_events": events,
+        "task_instance": SimpleNamespace(id="1"),
+    }
 
 
 def answer(option: str, user: Any) -> dict[str, Any]:
@@ -153,6 +164,29 @@ def test_who_started_a_run_may_not_approve_it_where_that_is_set(
     assert approval.execute_complete(context(starter), event).startswith(told)
     if user:
         assert task(vetted).execute_complete(context(starter), event) == "approved by Ada"
+
+
+@pytest.mark.parametrize(
+    ("run_type", "announced_by", "told"),
+    [
+        ("scheduled", [], "approved by Ada"),
+        ("asset_triggered", [run(None, "scheduled")], "approved by Ada"),
+        ("asset_triggered", [run("Bob")], "approved by Ada"),
+        ("asset_triggered", [run("Ada")], "rejected: Ada approved, but started this run"),
+        ("asset_triggered", [run("Bob"), run("ada", "backfill")], "rejected: Ada approved, but started this run"),
+        ("asset_triggered", [], "rejected: Ada approved, but nobody knows"),
+        ("asset_triggered", [None], "rejected: Ada approved, but nobody knows"),  # an event made by hand
+        ("asset_triggered", [run("Bob"), None], "rejected: Ada approved, but nobody knows"),
+        ("asset_triggered", [run(None, "asset_triggered")], "rejected: Ada approved, but nobody knows"),
+        ("operator_triggered", [], "rejected: Ada approved, but nobody knows"),
+        ("manual", [run(None, "scheduled")], "rejected: Ada approved, but nobody knows"),
+    ],
+)
+def test_started_by_schedule_or_data(vetted: chain.Chain, run_type: str, announced_by: list[Any], told: str) -> None:
+    """A run that a schedule started may be approved by anyone; one that data started, not by who made the data."""
+    event = answer("Approve", ADA) | {"responded_at": SimpleNamespace(isoformat=lambda: "2026-08-26T12:00:00+00:00")}
+    approval = task(vetted, starter_may_approve=False)
+    assert approval.execute_complete(context(None, run_type, announced_by), event).startswith(told)
 
 
 def test_a_run_that_nobody_started_is_not_put_to_anyone_where_starter_and_approver_must_differ(

@@ -10,7 +10,9 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -18,6 +20,7 @@ from typing import IO, Any
 import allowed_hosts
 import dags_test
 import laptop_airflow
+import laptop_announce
 import laptop_homes
 import laptop_runs
 import pytest
@@ -32,12 +35,12 @@ PLUGINS = Path(laptop_homes.__file__).parent
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home with a database of one unfinished and one finished run."""
+    """A home with a database of a run at work, one that waits for a scheduler, and a finished one."""
     (tmp_path / laptop_homes.MARKER).touch()
     with sqlite3.connect(tmp_path / laptop_homes.DATABASE) as database:
         database.execute("create table dag_run (dag_id, run_id, state, end_date)")
         database.execute("create table task_instance (dag_id, run_id, state, end_date)")
-        runs = [("d", "mine", "running"), ("d", "other", "running"), ("d", "done", "success")]
+        runs = [("d", "mine", "running"), ("d", "other", "queued"), ("d", "done", "success")]
         database.executemany("insert into dag_run values (?, ?, ?, null)", runs)
         tasks = [
             ("mine", "success"),
@@ -66,24 +69,39 @@ def released(home: Path) -> IO[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_a_run_ends_in_the_database_whatever_ends_its_command(home: Path, number: int) -> None:
+def test_a_run_ends_in_the_database_whatever_ends_its_command(home: Path, tmp_path: Path, number: int) -> None:
     code = f"""
-        import sys, time
+        import signal, sqlite3, sys, tempfile, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         sys.path.insert(0, {str(PLUGINS)!r})
         import dags_test, pathlib
-        with dags_test.the_only_run(pathlib.Path({str(home)!r}), "d", "mine"):
-            print("running", flush=True)
+        with dags_test.the_only_run(home := pathlib.Path({str(home)!r}), "d"):
+            with sqlite3.connect(home / "airflow.db") as database:
+                database.execute("update dag_run set state = 'running' where run_id = 'mine'")
+                database.execute("update task_instance set state = null where run_id = 'mine' and state = 'failed'")
+            print("running", tempfile.gettempdir(), sep="\\n", flush=True)
             time.sleep(60)
     """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    environ = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
     assert process.stdout
+    assert process.stdout.readline().startswith("mine of d had not ended")
     assert process.stdout.readline() == "running\n"
     with pytest.raises(SystemExit):
         laptop_homes.hold(home, "this run")
+    private = Path(process.stdout.readline().strip())
+    assert private.parent == tmp_path / "temporary"
     process.send_signal(number)
     process.wait(20)
     released(home).close()
-    assert states(home, "dag_run") == [("mine", "failed"), ("other", "running"), ("done", "success")]
+    for _ in range(200):
+        if not private.exists():
+            break
+        time.sleep(0.1)
+    assert not list(private.parent.iterdir())
+    assert states(home, "dag_run") == [("mine", "failed"), ("other", "queued"), ("done", "success")]
     assert [state for run, state in states(home, "task_instance") if run == "mine"] == ["success", *["failed"] * 3]
 
 
@@ -102,14 +120,109 @@ def test_a_run_does_not_outlive_the_make_that_started_it(home: Path) -> None:
     assert time.monotonic() - began < 30
 
 
-def test_a_finished_run_stays_as_it_is(home: Path) -> None:
-    assert not laptop_runs.end_run(home / laptop_homes.DATABASE, "d", "done")
-    assert ("done", "success") in states(home, "dag_run")
+def test_only_a_run_at_work_is_ended(home: Path) -> None:
+    assert laptop_runs.end_runs(home / laptop_homes.DATABASE) == [("d", "mine")]
+    assert states(home, "dag_run") == [("mine", "failed"), ("other", "queued"), ("done", "success")]
+    assert laptop_runs.end_runs(home / laptop_homes.DATABASE) == []
+
+
+def test_airflow_dags_test_is_one_run_at_a_time_and_ends_with_its_command(home: Path) -> None:
+    """With a stand-in for Airflow, which says that it is there and waits to be killed."""
+    (home / laptop_homes.MIGRATED).write_text(version("apache-airflow"))
+    (home / "path" / "airflow").mkdir(parents=True)
+    (home / "path" / "airflow" / "__init__.py").touch()
+    (home / "path" / "airflow" / "__main__.py").write_text(
+        "import sys, time; print(sys.argv[1:], flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, str(PLUGINS / "laptop_runs.py"), "dags", "test", "d"]
+    environ = {**os.environ, "AIRFLOW_HOME": str(home), "PYTHONPATH": str(home / "path")}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "['dags', 'test', 'd']\n"
+        assert states(home, "dag_run")[0] == ("mine", "failed"), "what an earlier kill left"
+        with sqlite3.connect(home / laptop_homes.DATABASE) as database:
+            database.execute("update dag_run set state = 'running' where run_id = 'mine'")
+        second = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        assert second.returncode == 2
+        assert f"is in use by airflow dags test d (process {process.pid})" in second.stderr
+        process.kill()
+    released(home).close()
+    assert states(home, "dag_run")[0] == ("mine", "failed")
+
+
+def test_of_two_that_start_at_once_one_migrates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work = []
+
+    def migrate(*_: Any, **__: Any) -> SimpleNamespace:
+        at_work.append(1)
+        time.sleep(0.3)  # the other one is at the door meanwhile
+        (tmp_path / laptop_homes.DATABASE).touch()
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(laptop_homes.subprocess, "run", migrate)
+    both = [threading.Thread(target=laptop_homes.prepare, args=(tmp_path, {})) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert len(at_work) == 1
+
+
+def test_a_home_that_is_still_empty_is_taken(tmp_path: Path) -> None:
+    laptop_homes.check(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%b"])
+def test_a_home_whose_database_would_be_elsewhere_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        laptop_homes.prepare(tmp_path / name / "terminal", os.environ)
+    assert stop.value.code == 2
+    assert f"{tmp_path / name}/terminal holds {name[1]}: give MLAPP_AIRFLOW_HOME" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_address_that_a_kill_left_behind_is_asked_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By now it may be another Airflow's."""
+    home, standalone = tmp_path / "terminal", tmp_path / "standalone"
+    standalone.mkdir()
+    (standalone / laptop_announce.ADDRESS).write_text("http://127.0.0.1:1")
+    monkeypatch.setattr(laptop_announce, "call", lambda *_: {"access_token": "t"})
+    with laptop_homes.hold(standalone, "this Airflow"):
+        assert laptop_announce.server(home, laptop_announce.DATA_DAG, {}) == "http://127.0.0.1:1"
+    with pytest.raises(SystemExit):
+        laptop_announce.server(home, laptop_announce.DATA_DAG, {})
+    assert "no Airflow is running to announce to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_closes_stops_what_runs_in_it_unless_it_was_told_otherwise(number: int, nohup: bool) -> None:
+    code = f"""
+        import signal, sys, time
+        sys.path.insert(0, {str(PLUGINS)!r})
+        import laptop_homes
+        if {nohup}:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        laptop_homes.on_stop(lambda *_: sys.exit(7))
+        print("on", flush=True)
+        sys.stdin.read()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "on\n"
+        process.send_signal(number)
+        process.communicate()
+    assert process.returncode == (0 if nohup and number == signal.SIGHUP else 7)
 
 
 def test_a_second_run_is_refused_with_the_first_ones_name(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with laptop_homes.hold(home, "this run") as lock:
-        laptop_homes.note(lock, "fashion_mnist_data (process 7)", "fashion_mnist_data", "r")
+        laptop_homes.note(lock, "fashion_mnist_data (process 7)")
         with pytest.raises(SystemExit) as stop:
             laptop_homes.hold(home, "this run")
     assert stop.value.code == 2
@@ -161,6 +274,28 @@ def test_everything_follows_the_address_that_was_asked_for(tmp_path: Path) -> No
     beyond = laptop_airflow.environment(tmp_path, "0.0.0.0", 8391, passwords=True)
     assert beyond["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "False"
     assert "0.0.0.0" not in beyond["MLAPP_ALLOWED_HOSTS"]
+
+
+def test_a_component_that_does_not_end_goes_with_a_killed_airflow() -> None:
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
+    code = f"""
+        import os, signal, subprocess, sys
+        sys.path.insert(0, {str(PLUGINS)!r})
+        import laptop_airflow
+        watcher = laptop_airflow.watch(0.5)
+        process = subprocess.Popen([sys.executable, "-c", {stubborn!r}], start_new_session=True)
+        watcher.stdin.write(f"{{process.pid}}\\n")
+        watcher.stdin.flush()
+        signal.pause()
+    """
+    began = time.monotonic()
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "on\n"
+        process.kill()
+        assert process.stdout.read() == "", "the pipe is closed once nobody is left to write to it"
+    assert time.monotonic() - began < 40
 
 
 OURS = ["localhost", "LOCALHOST:8080", "localhost.", "127.0.0.1:8080", "[::1]:8080"]

@@ -18,6 +18,7 @@ def areas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Areas with one old work directory."""
     for area in Storage.model_fields:
         monkeypatch.setenv(f"MLAPP_STORAGE__{area.upper()}", str(tmp_path / area))
+    (tmp_path / "experiments").mkdir()
     place = tmp_path / "processed" / "transform" / ("a" * 16)
     place.mkdir(parents=True)
     (place / "result.json").touch()

@@ -90,7 +90,7 @@ def test_a_stage_is_handed_the_operators_pins(monkeypatch):
     monkeypatch.setattr(stage_runner, "runner_at", lambda place, say: Recorder())
     stage, _ = operator()
     assert stage.execute({}) == "uri"
-    assert "vetting.policy" in given["MLAPP_PINNED"].split(",")
+    assert "vetting" in given["MLAPP_PINNED"].split(",")
 
 
 def test_an_unknown_runner_is_named():

@@ -107,11 +107,11 @@ def test_without_a_connection_in_airflow(vertex, config, monkeypatch):
 
 
 def test_a_region_that_does_not_exist(vertex, config, monkeypatch):
-    uri = config({**case.SECOND, "region": "moon-west9"})
+    uri = config({**case.SECOND, "region": "europe-west15"})
     monkeypatch.delenv(vertex_jobs.ENDPOINT)
     connection = '{"conn_type": "google_cloud_platform", "extra": {"is_anonymous": true}}'
     monkeypatch.setenv("AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT", connection)
-    with pytest.raises(BadInput, match=r"moon-west9-aiplatform.*: gcloud compute regions list"):
+    with pytest.raises(BadInput, match=r"europe-west15-aiplatform.*: gcloud compute regions list"):
         case.operator(uri)[0].execute(case.context())
 
 

@@ -7,13 +7,15 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import pytest
 import vertex_case as case
+import vertex_errand
 import vertex_ladder
+import vertex_records
 import vertex_stub as stub
 import vertex_task
 from airflow.sdk.exceptions import TaskDeferred
 from stage_operator import BadInput
 
-from mlapp import cloud_errors, storage
+from mlapp import cloud_errors, pins, storage
 
 pytest_plugins = "loopback.fixtures"
 Code = grpc.StatusCode
@@ -44,6 +46,36 @@ def test_a_retry_that_cannot_look_waits_instead_of_submitting_again(vertex, conf
     assert (vertex.creates, vertex.states()) == (1, ["SUCCEEDED"])
 
 
+@pytest.mark.parametrize("name", ["of", "tell"])
+def test_a_place_that_was_left_is_not_one_that_somebody_cancelled(vertex, config, monkeypatch, name):
+    """Given a job that waited too long, was cancelled by its task, and whose records cannot be reached just then."""
+    vertex.scenes["europe-west4"] = [(stub.pending,)]
+    stage, _ = case.operator(config({**case.FIRST, "max_wait_minutes": 0.002}, case.SECOND), deferrable=True)
+    do, faults = getattr(vertex_records.Records, name), [OSError("Forbidden: gs://models\nno access")] * 2
+
+    def fails(self, *given):
+        if faults:
+            raise faults.pop()
+        return do(self, *given)
+
+    monkeypatch.setattr(vertex_records.Records, name, fails)
+    assert case.through(stage, case.context()) == stub.URI
+    assert vertex.states() == ["CANCELLED", "SUCCEEDED"]
+
+
+def test_of_two_jobs_the_one_that_succeeded_counts(vertex, config):
+    """Given another worker that did the same a moment later, and cancelled its own job."""
+    stage, _ = case.operator(config(), deferrable=True)
+    with pytest.raises(TaskDeferred):
+        stage.execute(case.context())
+    vertex.double(older=False)
+    first, twin = vertex.jobs.values()
+    stub.cancelled(twin)
+    stub.succeeded(first)
+    assert stage.resume(case.context(), event=datetime.now(UTC)) == stub.URI
+    assert vertex.creates == 1
+
+
 def test_credentials_that_expire_while_a_job_runs_leave_it_alone(vertex, config, monkeypatch):
     from google.auth.exceptions import RefreshError
 
@@ -72,6 +104,74 @@ def test_settings_that_cannot_be_read_for_a_moment_end_no_wait(vertex, config, m
     assert again.value.kwargs["waiting"]["job"] == deferred.value.kwargs["waiting"]["job"]
     assert through(stage, again.value.kwargs) == stub.URI
     assert (vertex.creates, vertex.states()) == (1, ["SUCCEEDED"])
+
+
+@pytest.mark.parametrize("fault", [OSError("Forbidden: gs://models\nno access"), FileNotFoundError("gs://models")])
+def test_a_later_try_that_cannot_read_the_settings_waits_too(vertex, config, monkeypatch, fault):
+    """Given a worker that was lost: a try that failed for good now would have the reaper cancel a healthy job."""
+    uri = config()
+    with pytest.raises(TaskDeferred):
+        case.operator(uri, deferrable=True)[0].execute(case.context())
+    faults = [fault] * 3
+    read = pins.read
+    monkeypatch.setattr(pins, "read", lambda uri: read(uri) if not faults else raise_(faults.pop()))
+    stage, _ = case.operator(uri, deferrable=True)
+    assert case.through(stage, case.context(try_number=2)) == stub.URI
+    assert (vertex.creates, vertex.states()) == (1, ["SUCCEEDED"])
+
+
+def test_a_store_that_refuses_a_first_try_is_named(vertex, config, monkeypatch):
+    uri = config()
+    refusal = OSError("Forbidden: https://…/b/models/o\nx does not have storage.objects.list access")
+    monkeypatch.setattr(vertex_errand.storage, "read_referenced", lambda uri: raise_(refusal))
+    with pytest.raises(BadInput, match=r"train: error: no storage\.objects\.list on gs://models: run `gcloud storage"):
+        case.operator(uri)[0].execute(case.context())
+
+
+def test_a_state_that_is_newer_than_the_library_is_waited_out(vertex, config):
+    def newer(job):
+        type(job).pb(job).state = 77
+
+    vertex.scenes["europe-west4"] = [(stub.pending, newer, stub.running, stub.succeeded)]
+    stage, lines = case.operator(config(), deferrable=True)
+    assert case.through(stage, case.context()) == stub.URI
+    assert any(line.endswith(": 77") for line in lines)
+
+
+@pytest.mark.parametrize("state", ["PAUSED", "UPDATING"])
+def test_a_job_that_rests_is_left_alone(vertex, config, state):
+    def rests(job):
+        job.state = stub.S[f"JOB_STATE_{state}"]
+
+    vertex.scenes["europe-west4"] = [(stub.pending, rests, rests, stub.running, stub.succeeded)]
+    assert case.operator(config())[0].execute(case.context()) == stub.URI
+    assert vertex.creates == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"project": "p"}',
+        '{"region": "evil.example/#-west1", "project": "p", "identity": "i"}',
+        "[" * 10**5,
+    ],
+    ids=range(6),
+)
+def test_a_note_that_is_none_of_ours_ends_no_task(vertex, config, text):
+    """Given what a job could leave among the notes of what was submitted, whose regions become addresses."""
+    uri = config()
+    with pytest.raises(TaskDeferred):
+        case.operator(uri, deferrable=True)[0].execute(case.context())
+    jobs = storage.at(uri).parent.parent / ".mlapp" / "jobs"
+    note, *_ = jobs.fs.find((jobs / "submitted").path)
+    storage.write_text(storage.at(f"gs://{note.rpartition('/')[0]}/z.json"), text)
+    stage, lines = case.operator(uri)
+    assert stage.execute(case.context()) == stub.URI
+    assert (vertex.creates, vertex.states()) == (1, ["SUCCEEDED"])
+    assert any("1 notes do not say where a job is" in line for line in lines)
 
 
 def through(stage, given):

@@ -115,23 +115,93 @@ def test_a_region_that_only_a_run_named_is_looked_in(vertex, cloud, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "[]", "{", '{"project": 1, "region": []}', '{"project": "p-one-1"}', "[" * 100_000, b"\xff"],
-    ids=range(7),
+    "name",
+    ["a", "--", "p-one-1--", "p-one-1--moon-west1", "p-one-1--evil.example#-west1", "folder.json/a", "é"],
 )
-def test_a_note_that_is_none_keeps_no_orphan(vertex, cloud, request, reap, monkeypatch, text):
+def test_a_note_that_is_none_keeps_no_orphan(vertex, cloud, request, reap, monkeypatch, name):
     """Given what a training job could leave among the notes, since it may write there."""
     defer(request)
     area = f"gs://models/{request.node.name}/experiments"
     monkeypatch.setenv("MLAPP_STORAGE__EXPERIMENTS", area)
-    place = storage.at(f"{area}/.mlapp/jobs/regions/a.json")
-    place.write_bytes(text if isinstance(text, bytes) else text.encode())
+    storage.write_text(storage.at(f"{area}/.mlapp/jobs/regions/{name}.json"), "[")
     assert reap({}) == list(vertex.jobs)
+
+
+def test_notes_of_other_projects_crowd_none_of_its_own_out(vertex, cloud, request, reap, monkeypatch):
+    place = {"region": "asia-east1", "machine_type": "n2-standard-8"}
+    area = f"gs://models/{request.node.name}"
+    with pytest.raises(TaskDeferred):
+        case.operator(case.settings(area, place), deferrable=True)[0].execute(case.context())
+    monkeypatch.setenv("MLAPP_STORAGE__EXPERIMENTS", f"{area}/experiments")
+    monkeypatch.setattr(vertex_orphans, "MOST", 2)
+    for number in range(5):
+        note = storage.at(f"{area}/experiments/.mlapp/jobs/regions/a-project-{number}--us-east1.json")
+        storage.write_text(note, "{}")
+    looked, once = [], vertex_orphans._reaped
+    monkeypatch.setattr(vertex_orphans, "_reaped", lambda *given: looked.append(given[0]) or once(*given))
+    assert reap({}) == list(vertex.jobs)
+    assert looked == ["p-one-1", "a-project-0", "a-project-1"]
+
+
+@pytest.mark.parametrize("told", ["[1]", "[" * 9_000, '{"dag_id": "d"}', "{}", "x"], ids=range(5))
+def test_a_job_that_names_no_task_keeps_no_other_orphan(vertex, cloud, request, reap, told):
+    defer(request, map_index=0)
+    defer(request, map_index=1)
+    first, second = vertex.jobs.values()
+    next(
+        each for each in first.job_spec.worker_pool_specs[0].container_spec.env if each.name == "MLAPP_TASK"
+    ).value = told
+    assert reap({}) == [second.name]
+
+
+def test_an_airflow_that_does_not_answer_cancels_nothing(vertex, cloud, request, reap, monkeypatch):
+    from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+    from airflow.sdk.execution_time.comms import ErrorResponse
+
+    defer(request, map_index=0)
+    defer(request, map_index=1)
+    answers = [AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR))]
+    ask = Airflow.get_task_states
+
+    def get_task_states(self, **given):
+        if answers:
+            raise answers.pop()
+        return ask(self, **given)
+
+    monkeypatch.setattr(Airflow, "get_task_states", get_task_states)
+    assert reap({}) == [list(vertex.jobs)[1]]
+
+
+def test_a_job_that_is_being_cancelled_is_not_cancelled_again(vertex, cloud, request, reap):
+    defer(request)
+    assert len(reap({})) == 1
+    assert reap({}) == []
+
+
+def test_a_reaper_that_can_look_nowhere_fails(vertex, cloud, request, reap, monkeypatch):
+    import grpc
+    import vertex_stub as stub
+    from airflow.sdk.exceptions import AirflowException
+
+    defer(request)
+    vertex.find_errors = [stub.Refusal(grpc.StatusCode.PERMISSION_DENIED, "no access")] * 100
+    with pytest.raises(AirflowException, match="no region could be looked in"):
+        reap({})
+    assert vertex.states() == ["QUEUED"]
+
+
+def test_without_a_project_of_its_own_it_looks_in_those_that_are_noted(vertex, cloud, request, monkeypatch):
+    defer(request)
+    monkeypatch.setattr(vertex_orphans, "get_current_context", lambda: {"ti": Airflow({})})
+    monkeypatch.setenv("MLAPP_STORAGE__EXPERIMENTS", f"gs://models/{request.node.name}/experiments")
+    assert vertex_orphans.reap(json.dumps({"placement.places": [case.SECOND]})) == list(vertex.jobs)
 
 
 def test_a_deployments_regions_are_looked_in(vertex, cloud, monkeypatch):
     looked = []
-    monkeypatch.setattr(vertex_orphans, "_reaped", lambda project, regions: looked.append((project, regions)) or [])
+    monkeypatch.setattr(
+        vertex_orphans, "_reaped", lambda project, regions: looked.append((project, regions)) or (regions, [])
+    )
     conf = {"cloud.project": "p-one-1", "placement.places": [{**case.SECOND, "region": "asia-east1"}]}
     assert vertex_orphans.reap(json.dumps(conf)) == []
     assert looked == [("p-one-1", ["asia-east1", "europe-west1", "europe-west4", "us-central1"])]

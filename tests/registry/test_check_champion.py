@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,22 @@ from mlapp.etl.idx import Header
 from mlapp.registry import check_champion
 from mlapp.registry.comparable import refuse_other_questions
 from mlapp.registry.pointer import manifest_of
-from mlapp.schema import Signing
+from mlapp.schema import Distillation, Signing, Training
+from mlapp.schema_policy import Vetting
 
 CLASSES = tuple("klmnopqrst")
+PER_CLASS = "test_images_per_class"
 
 
-def extracted(folder: Path, classes: tuple[str, ...] = CLASSES, shape: tuple[int, ...] = (28, 28)) -> str:
-    """The result of extracting some images of these classes."""
+def extracted(
+    folder: Path, classes: tuple[str, ...] = CLASSES, shape: tuple[int, ...] = (28, 28), images: int = 400
+) -> str:
+    """The result of extracting some images of these classes, as many of each."""
     source = folder / "source"
     source.mkdir(parents=True)
-    for name, size in (("images", (20, *shape)), ("labels", (20,))):
-        content = Header(size).encode() + bytes(np.zeros(size, np.uint8))
+    for name, size in (("images", (images, *shape)), ("labels", (images,))):
+        values = np.arange(images) % len(classes) if name == "labels" else np.zeros(size)
+        content = Header(size).encode() + values.astype(np.uint8).tobytes()
         (source / f"train-{name}-idx{len(size)}-ubyte").write_bytes(content)
     settings = gcp_dataloader.Extract(name="parts", source=str(source), classes=classes)
     return gcp_dataloader.run(settings, folder / "raw").uri
@@ -67,6 +73,27 @@ def test_other_data_are_refused_with_what_to_do(champion: Path, tmp_path: Path, 
 
 def test_without_a_champion_anything_goes(tmp_path: Path) -> None:
     assert check(tmp_path, extracted(tmp_path / "data")) == f"{chain.NAME} has no champion yet"
+
+
+def test_too_few_images_for_the_epochs_of_any_network_are_refused(tmp_path: Path) -> None:
+    """The students' epochs as well as the teacher's: they would be refused once the teacher is trained."""
+    raw, few, enough = extracted(tmp_path / "data", images=40), {"epochs": 8}, {"epochs": 100}
+    for teacher, students in ((few, enough), (enough, few)):
+        with pytest.raises(UserError, match=r"set training\.epochs and distillation\.epochs to 34 or more"):
+            check(tmp_path, raw, training=Training(**teacher), distillation=Distillation(**students))
+    check(tmp_path, raw, training=Training(**enough), distillation=Distillation(**enough))
+
+
+def test_too_few_test_images_for_the_policy_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The verdict on a test split of 57 images is known before anything is trained."""
+    raw = extracted(tmp_path / "data")
+    with caplog.at_level(logging.WARNING, "mlapp"):
+        check(tmp_path, raw)
+        assert "the verdict will be hold whatever is trained: test_images is 57, and the policy standard" in caplog.text
+        assert "test_images_per_class is 6" in caplog.text
+        caplog.clear()
+        check(tmp_path, raw, vetting=Vetting(gates={"test_images": {"at_least": 57}, PER_CLASS: {"otherwise": "note"}}))
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("name", ["labels.json", "preprocessing.json", "manifest.json"])

@@ -118,7 +118,8 @@ def test_remote_hash(size: int, cloud: dict[str, str], monkeypatch: pytest.Monke
     content = bytes(number % 251 for number in range(size))
     path = storage.at(f"gs://models/{uuid.uuid4().hex}")
     path.fs.pipe_file(path.path, content)
-    assert files.sha256(path) == hashlib.sha256(content).hexdigest()
+    assert files.sha256(path, size) == hashlib.sha256(content).hexdigest()
+    assert {files.sha256(path, other) for other in (size - 1, size + 1, size + 200)} == {""}
 
 
 def test_verify_looks_at_many_at_once_and_tells_a_person_how_far_it_is(

@@ -63,6 +63,14 @@ def test_a_line_that_was_tampered_with_is_told(line: int, what: str) -> None:
         history.moves("".join(lines), "HISTORY")
 
 
+def test_a_line_is_added_to_a_history_that_lost_its_last_line_break() -> None:
+    """Given a file that an editor wrote back without it, then the next move must not end up in the line before."""
+    text = history.appended("", {"champion": "00000000000a"})
+    after = history.appended(text.removesuffix("\n"), {"champion": "00000000000b"})
+    assert after == history.appended(text, {"champion": "00000000000b"})
+    assert len(history.moves(after, "HISTORY")) == 2
+
+
 def test_lines_of_an_earlier_version_may_come_first() -> None:
     old = '{"champion": "00000000000a", "before": null}\n'
     text = history.appended(old + old, {"champion": "00000000000b"})

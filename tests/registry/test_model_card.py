@@ -84,7 +84,7 @@ def test_the_card_tells_where_a_stage_ran_only_if_it_was_placed_somewhere(
     promoted = promoter.run(config, tmp_path / "promote")
     card = promoted.artifact("model_card").read_text(encoding="utf-8")
     page = (promoted.artifact("model_card").parent / "model_card.html").read_text(encoding="utf-8")
-    assert "| europe-west4 spot | no quota: <b>a\\|b</b> |" in card
+    assert r"| europe-west4 spot | no quota: \<b\>a\|b\</b\> |" in card
     assert "| europe-west1 | ran |" in card
     assert "<td>europe-west4 spot</td><td>no quota: &lt;b&gt;a|b&lt;/b&gt;</td>" in page
 

@@ -23,7 +23,7 @@ from mlapp.registry.pointer import Pointer
 
 FILES = (".lock", "CHAMPION", "HISTORY.jsonl", "BUNDLE/labels.json", "BUNDLE/manifest.json", "BUNDLE/manifest.sig")
 FOLDERS = ("BUNDLE", ".draft-x")
-ODD = ("link", "dangling", "loop", "link to a folder", "folder", "pipe", "socket")
+ODD = ("link", "dangling", "loop", "link to a folder", "folder", "pipe", "socket", "huge")
 
 
 @pytest.fixture
@@ -45,6 +45,9 @@ def put(place: Path, what: str, outside: Path) -> None:
     if what == "folder":
         place.mkdir()
         (place / "x").write_text("x")
+    elif what == "huge":
+        place.touch()
+        os.truncate(place, 1 << 40)
     elif what == "pipe":
         os.mkfifo(place)
     elif what == "socket":
@@ -69,7 +72,7 @@ def test_what_is_odd_is_refused_by_name_and_nothing_outside_is_touched(
 ) -> None:
     first, second = (json.loads(line)["champion"] for line in (registry / "HISTORY.jsonl").read_text().splitlines())
     place = registry / where.replace("BUNDLE", first)
-    if where in FOLDERS and what == "folder":
+    if (where in FOLDERS and what == "folder") or (where == ".lock" and what == "huge"):
         return
     outside = registry.parent.parent / "outside"
     (registry / second / "labels.json").write_text("altered")
@@ -80,7 +83,7 @@ def test_what_is_odd_is_refused_by_name_and_nothing_outside_is_touched(
         main(["verify", "--registry", str(registry.parent), "--name", NAME])
     assert ended.value.code == 1
     told = capsys.readouterr().out.splitlines()
-    assert any(str(place) in line for line in told), told
+    assert any(str(place) in line or (what == "huge" and f"{place.name} was altered" in line) for line in told), told
     assert any(f"{second}: labels.json was altered" in line for line in told), "the rest went unchecked"
     assert all(line and line.isprintable() for line in told)
 
@@ -151,7 +154,9 @@ def test_a_bundle_that_is_consistent_and_nonsense_is_told_in_one_line(
     from mlapp.registry.bundle import describe, install
 
     pointer = Pointer(str(registry.parent), NAME)
-    for verdict in (b"[]", b"{}", b'{"challenger": []}', b'{"challenger": {"accuracy": 1}}', b"\xff", b"[" * 99_999):
+    huge = b'{"challenger": {"accuracy": {"value": NaN}, "latency_us": {"value": 1}, "bytes": 1%s}}' % (b"0" * 4000)
+    odd = (b"[]", b"{}", b'{"challenger": []}', b'{"challenger": {"accuracy": 1}}', b"\xff", b"[" * 99_999, huge)
+    for verdict in odd:
         with Draft(pointer.folder) as draft:
             (draft / "model.int8.tflite").write_text("m")
             (draft / "verdict.json").write_bytes(verdict)

@@ -20,6 +20,7 @@ from loopback.vertex_model_rules import NUMBER, PROJECT, REGION, RefusedError
 from registered import NAME, SETTINGS, champion_of, register, uploads
 
 from mlapp.errors import TryAgainError, UserError
+from mlapp.registry import vertex_versions
 from mlapp.schema_cloud import Cloud
 
 pytest_plugins = "loopback.fixtures"
@@ -100,6 +101,20 @@ def test_a_service_that_is_away_for_a_moment_is_asked_again(
     assert vertex.models.aliases(NAME) == {"default": "1", "champion": "1"}
 
 
+@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNAUTHENTICATED", "NOT_FOUND", "ABORTED", "UNKNOWN"])
+def test_a_failed_look_at_an_upload_ends_nothing(
+    tmp_path: Path, vertex: vertex_models.Vertex, run_of: Any, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setattr(vertex_versions, "LOOK_AGAIN_S", 0.05)
+    vertex.models.slow = True
+    vertex.front.faults = {"GetOperation": [RefusedError(grpc.StatusCode[code], "interrupted")] * 2}
+    monkeypatch.setattr(vertex_versions.log, "warning", lambda *_: vertex.models.finish_uploads())
+    register(tmp_path, run_of(3))
+    assert uploads(vertex) == 1
+    assert not vertex.front.faults["GetOperation"]
+    assert vertex.models.aliases(NAME) == {"default": "1", "champion": "1"}
+
+
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 
 
@@ -164,9 +179,9 @@ def test_a_model_of_someone_elses_making_is_left_alone(
 def test_a_region_that_vertex_does_not_know_is_told(
     tmp_path: Path, vertex: vertex_models.Vertex, run_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLAPP_VERTEX_ENDPOINT", "mars-north1-aiplatform.invalid:443")
-    with pytest.raises(UserError, match=r"there is no mars-north1-aiplatform\.googleapis\.com: give a region"):
-        register(tmp_path, run_of(3), cloud=Cloud(project=PROJECT, region="mars-north1"))
+    monkeypatch.setenv("MLAPP_VERTEX_ENDPOINT", "europe-north4-aiplatform.invalid:443")
+    with pytest.raises(UserError, match=r"there is no europe-north4-aiplatform\.googleapis\.com: give a region"):
+        register(tmp_path, run_of(3), cloud=Cloud(project=PROJECT, region="europe-north4"))
 
 
 def test_without_credentials_the_command_says_how_to_log_in(tmp_path: Path, cloud: dict[str, str], run_of: Any) -> None:
@@ -184,6 +199,7 @@ def test_in_bad_weather_a_bundle_is_uploaded_once(
 ) -> None:
     """Given a stage that is started again while it ends with 75, as Airflow does."""
     faults = [fault for fault in chaos.GRPC_RATES if not fault.startswith("UNAUTHENTICATED")]
+    monkeypatch.setattr(vertex_versions, "LOOK_AGAIN_S", 0.05)
     service, weather = vertex_models.Vertex(), chaos.Weather(seed, dict.fromkeys(faults, 0.05))
     run = run_of(3)
     with vertex_models.serving(service, weather) as environ:

@@ -31,6 +31,13 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "planted-aws",
     "DATABASE_PASSWORD": "planted-password",
 }
+# Settings that a user may have for another Ray.
+OF_ANOTHER_RAY = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_REDIS_ADDRESS": "127.0.0.1:1",
+    "RAY_CLIENT_MODE": "1",
+}
 # Another program of the same machine, that knows the address and asks for a command to be run.
 INTRUDER = """
 import sys, ray
@@ -99,7 +106,7 @@ def is_loopback(address: str) -> bool:
 
 @pytest.fixture(scope="module")
 def running(planted_data: StageResult, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A real search whose two trials are at work, started with secrets in the environment."""
+    """A real search whose two trials are at work, started with secrets and another Ray's settings around it."""
     folder = tmp_path_factory.mktemp("closed")
     mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
     command = [
@@ -112,7 +119,7 @@ def running(planted_data: StageResult, tmp_path_factory: pytest.TempPathFactory)
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**kept, **tiny, **SECRETS},
+        env={**kept, **tiny, **SECRETS, **OF_ANOTHER_RAY},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -12,8 +12,9 @@ import pytest
 
 from mlapp.errors import UserError
 from mlapp.result import StageResult
+from mlapp.statistics import most_by_luck
 from mlapp.tune import tuner
-from mlapp.tune.learning import most_by_luck, require_learning
+from mlapp.tune.learning import require_learning
 from mlapp.tune.trials import Trial
 
 Make = Callable[..., tuner.TunerConfig]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
+from mlapp import storage, workspaces
 from mlapp.errors import UserError
 from mlapp.result import StageResult
 from mlapp.search_space import Choice, Real, Whole
@@ -119,10 +120,12 @@ def test_a_space_of_few_points_is_tried_whole_and_no_point_twice(
     config: Make, tiny_trainer: Path, tmp_path: Path
 ) -> None:
     given = config(trials=9, space={"batch_size": Whole(low=62, high=64), "augmentation": Choice(of=("light", "none"))})
-    kept = Trials(tmp_path, tuner.run.resolved(given))
     over, cut_off = {"batch_size": 62, "augmentation": "none"}, {"batch_size": 63, "augmentation": "light"}
-    kept.put(Trial(number=1, parameters=over, state="finished", accuracies={4: 0.5}))
-    kept.put(Trial(number=2, parameters=cut_off))
+    with workspaces.workspace(storage.at(tmp_path)) as place:
+        place.resume(tuner.run.key(tuner.run.resolved(given)))
+        kept = Trials(tmp_path, tuner.run.resolved(given), given.space)
+        kept.put(Trial(number=1, parameters=over, state="finished", accuracies={4: 0.5}))
+        kept.put(Trial(number=2, parameters=cut_off))
 
     trials = trials_of(tuner.run(given, tmp_path))
 

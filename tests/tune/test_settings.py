@@ -25,7 +25,7 @@ from mlapp.dl import dnn_trainer, knowledge_distiller
 from mlapp.errors import UserError
 from mlapp.result import StageResult
 from mlapp.schema import Distillation, Training, Tuning
-from mlapp.search_space import Choice, Dimension, Real, Whole
+from mlapp.search_space import Choice, Dimension, Real, SearchSpace, Whole
 from mlapp.tune import tuner
 from mlapp.tune.plan import MB, Node, Plan, plan
 from mlapp.tune.space import checked, distributions, every, nearest
@@ -286,17 +286,18 @@ def test_what_is_known_of_trials_is_kept_for_the_same_search_only(
     config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    trials = Trials(tmp_path, config())
+    space: SearchSpace = {"learning_rate": Real(low=0.1, high=0.2)}
+    trials = Trials(tmp_path, config(), space)
     first = trials.begun({"learning_rate": 0.1})
     trials.begun({"learning_rate": 0.2})
     trials.put(first.model_copy(update={"state": "finished", "accuracies": {1: 0.5}}))
-    again = Trials(tmp_path, config())
+    again = Trials(tmp_path, config(), space)
     assert [trial.number for trial in again.over] == [1]
     assert [trial.number for trial in again.interrupted] == [2]
     assert again.begun({"learning_rate": 0.2}).number == 2
     assert again.begun({"learning_rate": 0.2}).number == 3
-    assert list(Trials(tmp_path, config(seed=1))) == []
+    assert list(Trials(tmp_path, config(seed=1), space)) == []
     (again.folder / "trial-0001.json").write_text('{"number": 1, "form": "of another version"}')
-    assert Trials(tmp_path, config()).over == []
+    assert Trials(tmp_path, config(), space).over == []
     again.forget()
     assert not list(tmp_path.iterdir())
