@@ -46,7 +46,7 @@ UPGRADE ?=
 COMPILE = uv pip compile --quiet --python-version 3.11 --exclude-newer $(BEFORE) $(UPGRADE) --generate-hashes \
   --no-emit-index-url --custom-compile-command 'make lock'
 
-.PHONY: help env lock run airflow test fault-test test-container bench bench-quick deploy
+.PHONY: help env lock run airflow lint test fault-test test-container bench bench-quick deploy
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to make
@@ -68,8 +68,11 @@ run: env ## Run a whole DAG, by default the training: data, models, verdict, pro
 airflow: env ## Start Airflow on this machine: scheduler, web page and a database of its own [PORT=8080 HOST= PASSWORDS=1]
 	@source ./env.sh && exec python plugins/laptop_airflow.py --host="$$HOST" --port="$$PORT" $${PASSWORDS:+--passwords}
 
-test: env ## Check style and types, run all tests
-	@source ./env.sh && ruff check . && ruff format --check . && mypy && python -m pytest $(PYTEST_ARGS)
+lint: env ## Check style and types
+	@source ./env.sh && ruff check . && ruff format --check . && mypy
+
+test: lint ## Check style and types, run all tests
+	@source ./env.sh && exec python -m pytest $(PYTEST_ARGS)
 
 fault-test: env ## Kill stages, promote at once, spoil inputs, and count what does not survive (half an hour)
 	@source ./env.sh && PYTHONPATH="$$PYTHONPATH:$$PWD/tests" exec python -m tests.faults

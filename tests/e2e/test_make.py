@@ -191,8 +191,8 @@ def test_a_python_that_will_not_do_is_told_in_one_line(project, python, told):
 def test_help_lists_the_targets(project):
     told = project.make("help").stdout
     assert [line.split()[0] for line in told.splitlines()[1:]] == [
-        *("help", "env", "lock", "run", "airflow", "test", "fault-test", "test-container", "bench", "bench-quick"),
-        "deploy",
+        *("help", "env", "lock", "run", "airflow", "lint", "test", "fault-test", "test-container", "bench"),
+        *("bench-quick", "deploy"),
     ]
 
 
