@@ -72,7 +72,8 @@ def released(home: Path) -> IO[str]:
 def test_a_run_ends_in_the_database_whatever_ends_its_command(home: Path, tmp_path: Path, number: int) -> None:
     code = f"""
         import signal, sqlite3, sys, tempfile, time
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it,
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and those of nohup this
         sys.path.insert(0, {str(PLUGINS)!r})
         import dags_test, pathlib
         with dags_test.the_only_run(home := pathlib.Path({str(home)!r}), "d"):
@@ -205,8 +206,7 @@ def test_a_terminal_that_closes_stops_what_runs_in_it_unless_it_was_told_otherwi
         import signal, sys, time
         sys.path.insert(0, {str(PLUGINS)!r})
         import laptop_homes
-        if {nohup}:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if {nohup} else signal.SIG_DFL)
         laptop_homes.on_stop(lambda *_: sys.exit(7))
         print("on", flush=True)
         sys.stdin.read()
