@@ -125,7 +125,7 @@ class Versions:
             except GoogleAPIError as error:
                 if begun.operation.HasField("error"):
                     raise UserError(
-                        f"Vertex AI could not take the model ({begun.operation.error.message}): mend what that names, "
+                        f"Vertex AI could not take the model ({begun.operation.error.message}): fix what that names, "
                         "then run the same command again"
                     ) from error
                 now = datetime.now(UTC)

@@ -84,7 +84,7 @@ def test_an_upload_that_fails_is_told_leaves_the_champion_and_can_be_tried_again
 ) -> None:
     run = run_of(3)
     vertex.models.upload_error = RefusedError(grpc.StatusCode.FAILED_PRECONDITION, "cannot read gs://models/shown")
-    with pytest.raises(UserError, match=r"could not take the model \(cannot read gs://models/shown\): mend what that"):
+    with pytest.raises(UserError, match=r"could not take the model \(cannot read gs://models/shown\): fix what that"):
         register(tmp_path, run)
     assert champion_of(tmp_path) == run.promoted.artifact("manifest").parent.name
     vertex.models.upload_error = None
